@@ -1,0 +1,352 @@
+//! The family this process belongs to, and what it holds of the family's memory.
+//!
+//! A process has one family. It is made on first use, or joined by a child as its first act. Who
+//! forks without asking us gets a child that is a member of its own.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use procession_shm::{Arena, ArenaError, ArenaStats, Gone, Handle, HeldStill, Kind, MemberId, MemberInfo, MembersFull, Role, Shared};
+use procession_sys::{fork_hooks, thread};
+
+static FAMILY: OnceLock<Family> = OnceLock::new();
+/// Guards the making of the family: two threads must not make two.
+static MAKING: Mutex<()> = Mutex::new(());
+
+thread_local! {
+    /// The seat of the child that this thread is about to fork.
+    static PENDING: Cell<Option<Seat>> = const { Cell::new(None) };
+    /// Keeps the table of what this process holds still across a fork, so that the child finds it whole.
+    static ACROSS_FORK: RefCell<Option<HeldStill<'static>>> = const { RefCell::new(None) };
+}
+
+/// A place in the family kept for a child that is about to start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Seat(MemberId);
+
+impl Seat {
+    /// The seat as a number, to be passed to the child.
+    pub fn to_raw(self) -> u64 {
+        u64::from(self.0.to_raw())
+    }
+
+    /// What [`to_raw`](Self::to_raw) gave, or `None` for a number that is no seat.
+    pub fn from_raw(raw: u64) -> Option<Seat> {
+        u32::try_from(raw).ok().and_then(MemberId::from_raw).map(Seat)
+    }
+
+    /// The member that the child will be.
+    pub fn member(self) -> MemberId {
+        self.0
+    }
+}
+
+/// Why there is no family, or no place in it.
+#[derive(Debug)]
+pub enum FamilyError {
+    /// Its memory can't be set up or mapped.
+    Memory(ArenaError),
+    /// There are too many members.
+    Full(MembersFull),
+    /// The system refused something else.
+    System(io::Error),
+    /// This process is in a family already: joining comes before anything else.
+    AlreadyMember,
+    /// The seat was given up: the parent took this process for failed.
+    SeatLost,
+}
+
+impl fmt::Display for FamilyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FamilyError::Memory(error) => error.fmt(f),
+            FamilyError::Full(error) => error.fmt(f),
+            FamilyError::System(error) => write!(f, "the family of processes can't be set up: {error}"),
+            FamilyError::AlreadyMember => {
+                f.write_str("this process belongs to a family already: a child must join before it uses anything else")
+            }
+            FamilyError::SeatLost => {
+                f.write_str("the parent has given up this child: it took too long to start, or the parent has ended")
+            }
+        }
+    }
+}
+
+impl std::error::Error for FamilyError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            FamilyError::Memory(error) => Some(error),
+            FamilyError::Full(error) => Some(error),
+            FamilyError::System(error) => Some(error),
+            FamilyError::AlreadyMember | FamilyError::SeatLost => None,
+        }
+    }
+}
+
+/// A process and all that were started from it, with their shared memory.
+#[derive(Debug)]
+pub struct Family {
+    arena: Arena,
+    /// This process's member id.
+    me: AtomicU32,
+}
+
+/// The family of this process; made on first use, with this process as its root.
+///
+/// # Errors
+/// When its memory can't be set up: no memfd, no address space.
+pub fn family() -> Result<&'static Family, FamilyError> {
+    if let Some(family) = FAMILY.get() {
+        return Ok(family);
+    }
+    let _making = lock(&MAKING);
+    if let Some(family) = FAMILY.get() {
+        return Ok(family);
+    }
+    let arena = Arena::new().map_err(FamilyError::Memory)?;
+    let me = arena.enroll("main").map_err(FamilyError::Full)?;
+    found(arena, me)
+}
+
+/// Joins the family of the parent: what a child that was started by executing a program does first.
+///
+/// # Errors
+/// When the descriptor is no family's memory, the seat is lost, or this process is a member already.
+pub fn join_family(fd: OwnedFd, seat: Seat) -> Result<(), FamilyError> {
+    let _making = lock(&MAKING);
+    if FAMILY.get().is_some() {
+        return Err(FamilyError::AlreadyMember);
+    }
+    let arena = Arena::open(fd).map_err(FamilyError::Memory)?;
+    if !arena.take_seat(seat.0) {
+        return Err(FamilyError::SeatLost);
+    }
+    found(arena, seat.0).map(|_| ())
+}
+
+fn found(arena: Arena, me: MemberId) -> Result<&'static Family, FamilyError> {
+    fork_hooks::register(before_fork, after_fork_in_parent, after_fork_in_child).map_err(FamilyError::System)?;
+    Ok(FAMILY.get_or_init(|| Family { arena, me: AtomicU32::new(me.to_raw()) }))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing in this file can panic half-way through a change.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Family {
+    /// The family's memory.
+    pub fn arena(&'static self) -> &'static Arena {
+        &self.arena
+    }
+
+    /// The descriptor of the family's memory, for a child to join by.
+    pub fn arena_fd(&'static self) -> BorrowedFd<'static> {
+        self.arena.fd()
+    }
+
+    /// This process.
+    ///
+    /// # Panics
+    /// Never: the id is set before the family can be seen, and after each fork.
+    #[inline]
+    pub fn me(&self) -> MemberId {
+        MemberId::from_raw(self.me.load(Ordering::Relaxed)).expect("a family has a member here")
+    }
+
+    /// All members, those that have died and are not yet cleared away included.
+    pub fn members(&self) -> Vec<MemberInfo> {
+        self.arena.members()
+    }
+
+    /// What the shared memory holds.
+    pub fn stats(&self) -> ArenaStats {
+        self.arena.stats()
+    }
+}
+
+/// Keeps a place for a child that this process is about to start.
+///
+/// # Errors
+/// When there are too many members, or no family can be made.
+pub fn prepare_child(name: &str, role: Role) -> Result<Seat, FamilyError> {
+    let family = family()?;
+    family.arena.reserve_member(Some(family.me()), name, role).map(Seat).map_err(FamilyError::Full)
+}
+
+/// The child did not start: its place is free again.
+pub fn cancel_child(seat: Seat) {
+    reap(seat.0);
+}
+
+/// The child has started as process `pid`.
+pub fn child_started(seat: Seat, pid: u32) {
+    if let Some(family) = FAMILY.get() {
+        family.arena.note_pid(seat.0, pid);
+    }
+}
+
+/// The calling thread is about to fork: the child takes this seat, and holds all that this process
+/// holds. Undone by [`fork_done`].
+pub fn fork_with(seat: Seat) {
+    PENDING.set(Some(seat));
+}
+
+/// The fork is over, in the parent; or it failed.
+pub fn fork_done() {
+    PENDING.set(None);
+}
+
+/// This process ends in good order: others may see that, and what it holds goes back now.
+pub fn leave() {
+    if let Some(family) = FAMILY.get() {
+        family.arena.leave(family.me());
+    }
+}
+
+/// A member was seen to have ended: what it held goes back. Harmless if it is gone already.
+pub fn reap(member: MemberId) {
+    if let Some(family) = FAMILY.get() {
+        family.arena.reap(family.me(), member);
+    }
+}
+
+/// Writes down how a child ended that is not the kernel's child of whoever waits for it: an exit
+/// code, or a signal's number below zero.
+pub fn note_exit(seat: Seat, status: i32) {
+    if let Some(family) = FAMILY.get() {
+        family.arena.note_exit(seat.0, status);
+    }
+}
+
+/// What [`note_exit`] wrote down for this child, if it did yet.
+pub fn exit_status(seat: Seat) -> Option<i32> {
+    FAMILY.get().and_then(|family| family.arena.exit_status(seat.0))
+}
+
+extern "C" fn before_fork() {
+    let Some(family) = FAMILY.get() else { return };
+    let held = family.arena.hold_still();
+    if let Some(seat) = PENDING.get() {
+        // On the child's behalf, before this process can let go of anything.
+        held.lend(family.me(), seat.0);
+    }
+    // A thread that is ending has no such place any more; then the table is held for a moment only.
+    let _ = ACROSS_FORK.try_with(|across| across.replace(Some(held)));
+}
+
+extern "C" fn after_fork_in_parent() {
+    let _ = ACROSS_FORK.try_with(|across| across.replace(None));
+}
+
+extern "C" fn after_fork_in_child() {
+    thread::forget_after_fork();
+    let held = ACROSS_FORK.try_with(|across| across.replace(None)).ok().flatten();
+    let (Some(family), Some(mut held)) = (FAMILY.get(), held) else { return };
+    let parent = family.me();
+    if let Some(Seat(id)) = PENDING.replace(None)
+        && family.arena.take_seat(id)
+    {
+        family.me.store(id.to_raw(), Ordering::Relaxed);
+        held.inherit(parent, id);
+        return;
+    }
+    // A fork that was not ours: a member of its own, which holds what its parent held if that is
+    // still there. With no place free it goes on under its parent's name.
+    if let Ok(id) = family.arena.enroll("forked") {
+        held.lend(parent, id);
+        family.me.store(id.to_raw(), Ordering::Relaxed);
+        held.inherit(parent, id);
+    }
+}
+
+/// A counted reference of this process to an object of the arena.
+#[derive(Debug)]
+pub(crate) struct Reference {
+    handle: Handle,
+}
+
+impl Reference {
+    /// Takes a reference to an object that somebody named.
+    pub(crate) fn acquire(handle: Handle) -> Result<Reference, Gone> {
+        let family = family().map_err(|_| Gone { expected: None })?;
+        family.arena.acquire(family.me(), handle)?;
+        Ok(Reference { handle })
+    }
+
+    /// Stands for a reference that this process has just been given by the arena: a new object's, or
+    /// a message's from a queue.
+    pub(crate) fn taken(handle: Handle) -> Reference {
+        Reference { handle }
+    }
+
+    pub(crate) fn handle(&self) -> Handle {
+        self.handle
+    }
+}
+
+impl Clone for Reference {
+    fn clone(&self) -> Reference {
+        if let Some(family) = FAMILY.get() {
+            // It is held: taking it once more can't fail.
+            let _ = family.arena.acquire(family.me(), self.handle);
+        }
+        Reference { handle: self.handle }
+    }
+}
+
+impl Drop for Reference {
+    fn drop(&mut self) {
+        if let Some(family) = FAMILY.get() {
+            family.arena.release(family.me(), self.handle);
+        }
+    }
+}
+
+/// A shared structure that this process holds a reference to.
+#[derive(Debug)]
+pub(crate) struct Held<T: Shared + 'static> {
+    reference: Reference,
+    object: &'static T,
+    pub(crate) family: &'static Family,
+}
+
+impl<T: Shared> Clone for Held<T> {
+    fn clone(&self) -> Held<T> {
+        Held { reference: self.reference.clone(), object: self.object, family: self.family }
+    }
+}
+
+impl<T: Shared> Held<T> {
+    /// Makes a new one, zeroed, with `extra` bytes behind it.
+    pub(crate) fn new(kind: Kind, extra: usize) -> Result<Held<T>, crate::MakeError> {
+        let family = family().map_err(crate::MakeError::Family)?;
+        let length = size_of::<T>() + extra;
+        let handle = family.arena.allocate(family.me(), length, kind).map_err(crate::MakeError::Memory)?;
+        let reference = Reference::taken(handle);
+        let object = family.arena.object(handle, kind).map_err(crate::MakeError::Gone)?;
+        Ok(Held { reference, object, family })
+    }
+
+    /// Takes a reference to one that somebody named.
+    pub(crate) fn from_handle(handle: Handle, kind: Kind) -> Result<Held<T>, Gone> {
+        let gone = Gone { expected: Some(kind) };
+        let family = family().map_err(|_| gone)?;
+        let reference = Reference::acquire(handle).map_err(|_| gone)?;
+        let object = family.arena.object(handle, kind)?;
+        Ok(Held { reference, object, family })
+    }
+
+    pub(crate) fn handle(&self) -> Handle {
+        self.reference.handle()
+    }
+
+    #[inline]
+    pub(crate) fn get(&self) -> &'static T {
+        self.object
+    }
+}

@@ -1,0 +1,36 @@
+//! The engine of Procession: families of processes, and what they share, in bytes.
+//!
+//! It knows neither the types of Rust programs nor Python: a payload is bytes, large buffers and
+//! the objects that the bytes mention. Both front doors stand on it.
+//!
+//! ```
+//! use procession_engine::{Outgoing, Patience, Queue};
+//!
+//! let queue = Queue::new(None)?;
+//! queue.put(&Outgoing::bytes(b"hello"), &mut Patience::forever())?;
+//! assert_eq!(queue.get(&mut Patience::forever())?.bytes, b"hello");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#![forbid(unsafe_code)]
+
+pub mod family;
+mod make_error;
+pub mod message;
+pub mod queue;
+pub mod sync;
+
+pub use family::{
+    Family, FamilyError, Seat, cancel_child, child_started, exit_status, family, fork_done, fork_with, join_family, leave,
+    note_exit, prepare_child, reap,
+};
+pub use make_error::MakeError;
+pub use message::{Block, Cell, Message, Outgoing, Parcel};
+pub use procession_shm::{
+    AllocError, ArenaError, ArenaStats, Gone, Handle, Kind, MemberId, MemberInfo, MembersFull, Patience, Role,
+};
+pub use queue::{GetError, PutError, Queue, TooManyDone};
+pub use sync::{
+    Acquired, Arrival, Barrier, BarrierError, Event, Lock, NotHeld, NotOwner, Owner, RLock, ReleaseError, Semaphore, Ticket,
+    WaitError, WaitQueue,
+};

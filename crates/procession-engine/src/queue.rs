@@ -1,0 +1,143 @@
+//! Queues of messages between the members of a family.
+
+use std::num::NonZeroU32;
+
+use procession_shm::{Gone, Handle, Kind, RawQueue, WaitError};
+pub use procession_shm::{GetError, PutError, TooManyDone};
+
+use crate::MakeError;
+use crate::family::Held;
+use crate::message::{Message, Outgoing};
+use crate::Patience;
+
+/// A queue: many producers, many consumers, first in, first out.
+///
+/// A message can be got as soon as `put` returns; a member that is killed in the middle of a put or
+/// a get has done it or has not, and the queue works on.
+#[derive(Debug, Clone)]
+pub struct Queue {
+    held: Held<RawQueue>,
+}
+
+impl Queue {
+    /// A new queue of at most `capacity` messages, or without a limit.
+    ///
+    /// # Errors
+    /// When there is no memory.
+    pub fn new(capacity: Option<NonZeroU32>) -> Result<Queue, MakeError> {
+        let held: Held<RawQueue> = Held::new(Kind::Queue, 0)?;
+        let (arena, me) = (held.family.arena(), held.family.me());
+        let capacity = capacity.map_or(0, NonZeroU32::get);
+        held.get().prepare(arena, me, held.handle(), capacity).map_err(MakeError::Memory)?;
+        Ok(Queue { held })
+    }
+
+    /// The queue that somebody named.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn from_handle(handle: Handle) -> Result<Queue, Gone> {
+        Held::from_handle(handle, Kind::Queue).map(|held| Queue { held })
+    }
+
+    /// Its name.
+    pub fn handle(&self) -> Handle {
+        self.held.handle()
+    }
+
+    /// Puts a message at the end; waits for room as long as `patience` lasts.
+    ///
+    /// # Errors
+    /// See [`PutError`]; the message is not in the queue then.
+    pub fn put(&self, message: &Outgoing<'_>, patience: &mut Patience<'_>) -> Result<(), PutError> {
+        let family = self.held.family;
+        self.held.get().put(family.arena(), family.me(), self.handle(), &message.contents(), patience)
+    }
+
+    /// Takes the message at the front; waits for one as long as `patience` lasts.
+    ///
+    /// # Errors
+    /// See [`GetError`].
+    pub fn get(&self, patience: &mut Patience<'_>) -> Result<Message, GetError> {
+        self.get_with(patience, &mut |_, _, _| {})
+    }
+
+    /// The same; `taken` gets the message's number, tag and first bytes under the consumers' lock,
+    /// just before the taking is committed. It must not block.
+    ///
+    /// # Errors
+    /// See [`GetError`].
+    pub fn get_with(
+        &self,
+        patience: &mut Patience<'_>,
+        taken: &mut dyn FnMut(u32, u32, &[u8]),
+    ) -> Result<Message, GetError> {
+        let family = self.held.family;
+        let entry = self.held.get().get(family.arena(), family.me(), patience, taken)?;
+        Message::from_entry(entry).map_err(|_| GetError::Gone)
+    }
+
+    /// Waits until there is a message, without taking it. A closed queue counts.
+    ///
+    /// # Errors
+    /// When the time has passed or the interrupt hook asked to give up.
+    pub fn wait_readable(&self, patience: &mut Patience<'_>) -> Result<(), WaitError> {
+        self.held.get().wait_readable(patience)
+    }
+
+    /// Messages in it now.
+    pub fn len(&self) -> u32 {
+        self.held.get().len()
+    }
+
+    /// Whether it is empty now.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The most it may hold.
+    pub fn capacity(&self) -> Option<NonZeroU32> {
+        NonZeroU32::new(self.held.get().capacity())
+    }
+
+    /// Whether it is full now.
+    pub fn is_full(&self) -> bool {
+        self.capacity().is_some_and(|capacity| self.len() >= capacity.get())
+    }
+
+    /// Messages ever taken, modulo 2^32: one of number `n` has been taken if this is past it.
+    pub fn taken(&self) -> u32 {
+        self.held.get().taken()
+    }
+
+    /// No more puts, in any process; gets go on until it is empty.
+    pub fn close(&self) {
+        self.held.get().close();
+    }
+
+    /// Whether it was closed.
+    pub fn is_closed(&self) -> bool {
+        self.held.get().is_closed()
+    }
+
+    /// Reports one message done.
+    ///
+    /// # Errors
+    /// When all that were put have been reported.
+    pub fn task_done(&self) -> Result<(), TooManyDone> {
+        self.held.get().task_done()
+    }
+
+    /// Messages put and not yet reported done.
+    pub fn unfinished(&self) -> u32 {
+        self.held.get().unfinished()
+    }
+
+    /// Waits until all messages put have been reported done.
+    ///
+    /// # Errors
+    /// When the time has passed or the interrupt hook asked to give up.
+    pub fn join(&self, patience: &mut Patience<'_>) -> Result<(), WaitError> {
+        self.held.get().join(patience)
+    }
+}

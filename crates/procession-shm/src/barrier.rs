@@ -1,0 +1,273 @@
+//! A meeting point for a fixed number of parties.
+//!
+//! `state` is `generation << 2 | phase`:
+//!
+//! | phase | meaning | leaves it |
+//! | --- | --- | --- |
+//! | FILLING | parties arrive, each in a record of its own | the last to arrive, to ACTION; a reset, to the next generation |
+//! | ACTION | all are there; the last, the leader, runs the action | the leader, to FILLING of the next generation |
+//! | BROKEN | nobody gets through | a reset, to FILLING of the next generation |
+//!
+//! All changes are made under `lock`; a member that dies while holding it leaves either the old or
+//! the new `state`. Who waits looks at those who have arrived, and at those of the round before: if
+//! one of them has died (of those before: not in good order), the barrier is broken.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use procession_sys::futex;
+
+use crate::arena::{Arena, Shared};
+use crate::lock::RawLock;
+use crate::member::MemberId;
+use crate::patience::{CHECK_OWNER, Patience, WaitError};
+
+const FILLING: u32 = 0;
+const ACTION: u32 = 1;
+const BROKEN: u32 = 2;
+const PHASE: u32 = 3;
+
+/// Why a party did not get through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BarrierError {
+    /// It is broken: by a time-out, an abort, a reset, or the death of a party.
+    Broken {
+        /// The party that died, if one did.
+        dead: Option<MemberId>,
+    },
+    /// The time has passed; the barrier is broken now.
+    TimedOut,
+    /// The interrupt hook asked to give up; the barrier is broken now.
+    Interrupted,
+}
+
+impl fmt::Display for BarrierError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BarrierError::Broken { dead: Some(_) } => f.write_str("the barrier is broken: a process that took part in it has died"),
+            BarrierError::Broken { dead: None } => f.write_str("the barrier is broken: a party gave up, or it was reset"),
+            BarrierError::TimedOut => f.write_str("the barrier is broken: the others did not come in time"),
+            BarrierError::Interrupted => f.write_str("the barrier is broken: the wait was interrupted by a signal"),
+        }
+    }
+}
+
+impl std::error::Error for BarrierError {}
+
+/// A party got through, or is the leader and has to let the others through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "if this is the leader, the others wait until it calls finish or abort"]
+pub struct Arrival {
+    /// 0 for the last to arrive, `parties - 1` for the first.
+    pub index: u32,
+    /// Whether this is the last to arrive, who runs the action and calls `finish`.
+    pub leader: bool,
+    generation: u32,
+}
+
+/// A barrier in shared memory; its records lie in two rows behind this structure: those who have
+/// arrived in this round, those who had in the last.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct RawBarrier {
+    lock: RawLock,
+    state: AtomicU32,
+    parties: AtomicU32,
+    /// The one whose death broke it, if that was it.
+    dead: AtomicU32,
+    /// The last generation that ended by a reset, plus one.
+    reset_at: AtomicU32,
+}
+
+// SAFETY: repr(C), atomics only, no Drop, zeros valid.
+unsafe impl Shared for RawBarrier {}
+
+impl RawBarrier {
+    /// Bytes behind the structure for the records of `parties`.
+    pub fn record_bytes(parties: u32) -> usize {
+        parties as usize * 2 * size_of::<AtomicU32>()
+    }
+
+    /// Sets the number of parties, before anyone else knows the barrier.
+    pub fn prepare(&self, parties: u32) {
+        self.parties.store(parties, Ordering::SeqCst);
+    }
+
+    /// How many it takes.
+    pub fn parties(&self) -> u32 {
+        self.parties.load(Ordering::Relaxed)
+    }
+
+    /// How many wait in it now.
+    pub fn waiting(&self, records: &[AtomicU32]) -> u32 {
+        if self.state.load(Ordering::SeqCst) & PHASE != FILLING {
+            return 0;
+        }
+        let arrived = &records[..records.len() / 2];
+        arrived.iter().filter(|record| record.load(Ordering::SeqCst) != 0).count() as u32
+    }
+
+    /// Whether it is broken.
+    pub fn is_broken(&self) -> bool {
+        self.state.load(Ordering::SeqCst) & PHASE == BROKEN
+    }
+
+    /// Arrives and waits until all have and the leader has called [`finish`](Self::finish). The
+    /// leader itself, the last to arrive, does not wait.
+    ///
+    /// # Errors
+    /// When the barrier is or gets broken. A time-out or an interruption breaks it.
+    pub fn arrive(&self, arena: &Arena, me: MemberId, records: &[AtomicU32], patience: &mut Patience<'_>) -> Result<Arrival, BarrierError> {
+        let (arrived, before) = records.split_at(records.len() / 2);
+        let (state, place) = loop {
+            let held = self.lock.hold(arena, me, patience).map_err(|error| self.give_up(arena, me, error))?;
+            let state = self.state.load(Ordering::SeqCst);
+            match state & PHASE {
+                FILLING => {
+                    let place = arrived.iter().position(|record| record.load(Ordering::SeqCst) == 0);
+                    // A full row cannot be: the last to arrive changes the phase under this lock,
+                    // unless it died in between; then its death is what the others find.
+                    let Some(place) = place else {
+                        self.break_it(state, None);
+                        return Err(BarrierError::Broken { dead: None });
+                    };
+                    arrived[place].store(me.to_raw(), Ordering::SeqCst);
+                    if place + 1 == arrived.len() {
+                        self.state.store(state & !PHASE | ACTION, Ordering::SeqCst);
+                        return Ok(Arrival { index: 0, leader: true, generation: state >> 2 });
+                    }
+                    break (state, place);
+                }
+                BROKEN => return Err(self.broken()),
+                // The last round's leader is still at work: its parties are all there, so this one
+                // belongs to the next.
+                _ => {
+                    drop(held);
+                    self.await_change(arena, me, state, arrived, before, patience)?;
+                }
+            }
+        };
+        let index = (arrived.len() - 1 - place) as u32;
+        let mut now = state;
+        loop {
+            now = self.await_change(arena, me, now, arrived, before, patience)?;
+            if now >> 2 != state >> 2 {
+                break;
+            }
+        }
+        if self.reset_at.load(Ordering::SeqCst) == (state >> 2).wrapping_add(1) {
+            return Err(BarrierError::Broken { dead: None });
+        }
+        Ok(Arrival { index, leader: false, generation: state >> 2 })
+    }
+
+    /// Sleeps until `state` is no longer `seen`; breaks the barrier if a party has died.
+    fn await_change(
+        &self,
+        arena: &Arena,
+        me: MemberId,
+        seen: u32,
+        arrived: &[AtomicU32],
+        before: &[AtomicU32],
+        patience: &mut Patience<'_>,
+    ) -> Result<u32, BarrierError> {
+        let changed = || {
+            let now = self.state.load(Ordering::SeqCst);
+            (now != seen).then_some(now)
+        };
+        let mut now = changed().or_else(|| patience.spin(changed));
+        while now.is_none() {
+            if let Err(error) = patience.park(&self.state, seen, CHECK_OWNER) {
+                now = changed();
+                if now.is_none() {
+                    return Err(self.give_up(arena, me, error));
+                }
+            }
+            now = changed();
+            if now.is_none()
+                && let Some(dead) = find_dead(arena, me, arrived, before)
+            {
+                self.break_it(seen, Some(dead));
+                return Err(BarrierError::Broken { dead: Some(dead) });
+            }
+        }
+        match now.unwrap_or(seen) {
+            state if state & PHASE == BROKEN => Err(self.broken()),
+            state => Ok(state),
+        }
+    }
+
+    fn broken(&self) -> BarrierError {
+        BarrierError::Broken { dead: MemberId::from_raw(self.dead.load(Ordering::SeqCst)) }
+    }
+
+    fn give_up(&self, _arena: &Arena, _me: MemberId, error: WaitError) -> BarrierError {
+        self.break_it(self.state.load(Ordering::SeqCst), None);
+        match error {
+            WaitError::TimedOut => BarrierError::TimedOut,
+            WaitError::Interrupted => BarrierError::Interrupted,
+        }
+    }
+
+    fn break_it(&self, seen: u32, dead: Option<MemberId>) {
+        if seen & PHASE == BROKEN {
+            return;
+        }
+        self.dead.store(dead.map_or(0, MemberId::to_raw), Ordering::SeqCst);
+        let _ = self.state.compare_exchange(seen, seen & !PHASE | BROKEN, Ordering::SeqCst, Ordering::SeqCst);
+        futex::wake(&self.state, u32::MAX);
+    }
+
+    /// The leader lets the others through.
+    ///
+    /// # Errors
+    /// When the barrier was broken while the action ran.
+    pub fn finish(&self, arrival: &Arrival, records: &[AtomicU32]) -> Result<(), BarrierError> {
+        let (arrived, before) = records.split_at(records.len() / 2);
+        let seen = arrival.generation << 2 | ACTION;
+        if self.state.load(Ordering::SeqCst) != seen {
+            return Err(self.broken());
+        }
+        for (old, new) in before.iter().zip(arrived) {
+            old.store(new.swap(0, Ordering::SeqCst), Ordering::SeqCst);
+        }
+        let next = arrival.generation.wrapping_add(1) << 2 | FILLING;
+        let moved = self.state.compare_exchange(seen, next, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+        futex::wake(&self.state, u32::MAX);
+        if moved { Ok(()) } else { Err(self.broken()) }
+    }
+
+    /// Breaks the barrier: all who wait get an error, and all who come until a reset.
+    pub fn abort(&self) {
+        loop {
+            let seen = self.state.load(Ordering::SeqCst);
+            self.break_it(seen, None);
+            if self.is_broken() {
+                return;
+            }
+        }
+    }
+
+    /// Empties the barrier: all who wait get an error; who comes next starts anew.
+    ///
+    /// # Errors
+    /// When the time has passed or the interrupt hook asked to give up.
+    pub fn reset(&self, arena: &Arena, me: MemberId, records: &[AtomicU32], patience: &mut Patience<'_>) -> Result<(), WaitError> {
+        let _held = self.lock.hold(arena, me, patience)?;
+        let seen = self.state.load(Ordering::SeqCst);
+        self.reset_at.store((seen >> 2).wrapping_add(1), Ordering::SeqCst);
+        for record in records {
+            record.store(0, Ordering::SeqCst);
+        }
+        self.dead.store(0, Ordering::SeqCst);
+        self.state.store((seen >> 2).wrapping_add(1) << 2 | FILLING, Ordering::SeqCst);
+        futex::wake(&self.state, u32::MAX);
+        Ok(())
+    }
+}
+
+fn find_dead(arena: &Arena, me: MemberId, arrived: &[AtomicU32], before: &[AtomicU32]) -> Option<MemberId> {
+    let of = |record: &AtomicU32| MemberId::from_raw(record.load(Ordering::SeqCst)).filter(|&id| id != me);
+    let dead = arrived.iter().filter_map(of).find(|&id| arena.is_dead(id));
+    dead.or_else(|| before.iter().filter_map(of).find(|&id| arena.is_dead(id) && !arena.has_left(id)))
+}

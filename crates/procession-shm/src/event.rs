@@ -1,0 +1,68 @@
+//! A flag that processes wait for.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use procession_sys::futex;
+
+use crate::arena::Shared;
+use crate::patience::{LOOK_AGAIN, Patience, WaitError};
+
+const SET: u32 = 1;
+
+/// An event in shared memory: `times set << 1 | is set`, so that a waiter is let through even if the
+/// flag was cleared again before it looked. A waiter that is killed takes nothing with it.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct RawEvent {
+    word: AtomicU32,
+    sleepers: AtomicU32,
+}
+
+// SAFETY: repr(C), atomics only, no Drop; zeros are a cleared event.
+unsafe impl Shared for RawEvent {}
+
+impl RawEvent {
+    /// Whether the flag is set.
+    pub fn is_set(&self) -> bool {
+        self.word.load(Ordering::Acquire) & SET != 0
+    }
+
+    /// Sets the flag and lets everyone through who waits. Does not block.
+    pub fn set(&self) {
+        let set = |word: u32| (word & SET == 0).then(|| word.wrapping_add(2) | SET);
+        if self.word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, set).is_ok() && self.sleepers.load(Ordering::SeqCst) > 0 {
+            futex::wake(&self.word, u32::MAX);
+        }
+    }
+
+    /// Clears the flag.
+    pub fn clear(&self) {
+        self.word.fetch_and(!SET, Ordering::SeqCst);
+    }
+
+    /// Waits until the flag is set, or has been since the call began.
+    ///
+    /// # Errors
+    /// When the time has passed or the interrupt hook asked to give up.
+    pub fn wait(&self, patience: &mut Patience<'_>) -> Result<(), WaitError> {
+        let start = self.word.load(Ordering::SeqCst);
+        let through = || {
+            let now = self.word.load(Ordering::SeqCst);
+            (now & SET != 0 || now >> 1 != start >> 1).then_some(())
+        };
+        if through().is_some() || patience.spin(through).is_some() {
+            return Ok(());
+        }
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
+        let result = loop {
+            if through().is_some() {
+                break Ok(());
+            }
+            if let Err(error) = patience.park(&self.word, start, LOOK_AGAIN) {
+                break if through().is_some() { Ok(()) } else { Err(error) };
+            }
+        };
+        self.sleepers.fetch_sub(1, Ordering::SeqCst);
+        result
+    }
+}

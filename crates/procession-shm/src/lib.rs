@@ -1,0 +1,59 @@
+//! What lives in the bytes that the processes of a family share: the arena, its members, locks and rings.
+//!
+//! Nothing here knows of processes' lives beyond "is this member still there", nor of what the
+//! bytes mean. Every structure is made of atomic words and is changed by **one commit word** at a
+//! time, so that a process killed at any instruction leaves it as it was before or as it is after.
+//!
+//! ```
+//! use procession_shm::{Arena, Kind, MemberId, Patience, RawLock};
+//!
+//! let arena: &'static Arena = Box::leak(Box::new(Arena::create(1 << 24)?));
+//! let me = arena.enroll("example")?;
+//! let handle = arena.allocate(me, size_of::<RawLock>(), Kind::Lock)?;
+//! let lock: &RawLock = arena.object(handle, Kind::Lock)?;
+//! lock.acquire(arena, me, &mut Patience::forever()).expect("nobody holds it");
+//! assert_eq!(lock.owner(), Some(me));
+//! lock.release().expect("it is ours");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#[allow(unsafe_code, reason = "the one place that turns offsets into references")]
+mod arena;
+#[allow(unsafe_code, reason = "declares what may live in shared memory")]
+mod barrier;
+#[allow(unsafe_code, reason = "declares what may live in shared memory")]
+mod cell;
+#[allow(unsafe_code, reason = "declares what may live in shared memory")]
+mod event;
+mod geometry;
+mod handle;
+#[allow(unsafe_code, reason = "declares what may live in shared memory")]
+mod lock;
+#[allow(unsafe_code, reason = "declares what may live in shared memory")]
+mod member;
+mod parcel;
+mod patience;
+#[allow(unsafe_code, reason = "declares what may live in shared memory")]
+pub mod pool_state;
+#[allow(unsafe_code, reason = "declares what may live in shared memory")]
+mod rlock;
+#[allow(unsafe_code, reason = "declares what may live in shared memory")]
+mod ring;
+#[allow(unsafe_code, reason = "declares what may live in shared memory")]
+mod semaphore;
+#[allow(unsafe_code, reason = "declares what may live in shared memory")]
+mod wait_queue;
+
+pub use arena::{AllocError, Arena, ArenaError, ArenaStats, Gone, HeldStill, Shared};
+pub use barrier::{Arrival, BarrierError, RawBarrier};
+pub use cell::RawCell;
+pub use event::RawEvent;
+pub use handle::{Handle, Kind};
+pub use lock::{Acquired, NotHeld, RawLock};
+pub use member::{MemberId, MemberInfo, MembersFull, Role};
+pub use parcel::{Contents, ParcelView};
+pub use patience::{Patience, WaitError};
+pub use ring::{Entry, GetError, PutError, RawQueue, TooManyDone};
+pub use rlock::{NotOwner, RawRLock};
+pub use semaphore::{RawSemaphore, ReleaseError};
+pub use wait_queue::{RawWaitQueue, Ticket};

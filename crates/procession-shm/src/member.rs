@@ -1,0 +1,406 @@
+//! Who is in the family: one entry per process.
+//!
+//! The state word of an entry (`generation << 40 | state << 32 | who`):
+//!
+//! | state | meaning | leaves it |
+//! | --- | --- | --- |
+//! | FREE | nobody | `reserve`, by compare-and-swap to RESERVED |
+//! | RESERVED | `who` keeps it for a child about to start | the child, to ALIVE; `who` or a reaper, to REAPING |
+//! | ALIVE | a process (pid and start time were written before) | the process itself, to LEFT; a reaper, to REAPING |
+//! | LEFT | ended in good order, has given back its references | a reaper, to REAPING |
+//! | REAPING | `who` gives back what the member held; may be taken over when `who` dies | `who`, to FREE with the next generation |
+
+use std::fmt;
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+
+use procession_sys::liveness;
+
+use crate::arena::{Arena, Shared};
+use crate::geometry::MEMBERS;
+
+const INDEX_BITS: u32 = 12;
+const GENERATION_MASK: u32 = (1 << 18) - 1;
+
+/// Names a member of a family for good: an entry and which of its users. Never zero, fits 30 bits,
+/// so that a lock word can hold it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MemberId(u32);
+
+impl MemberId {
+    /// The id as a number that fits 30 bits.
+    pub fn to_raw(self) -> u32 {
+        self.0
+    }
+
+    /// What [`to_raw`](Self::to_raw) gave, or `None` for zero and for what no member can have.
+    pub fn from_raw(raw: u32) -> Option<MemberId> {
+        (raw >> 30 == 0 && raw & ((1 << INDEX_BITS) - 1) != 0).then_some(MemberId(raw))
+    }
+
+    pub(crate) fn index(self) -> usize {
+        (self.0 & ((1 << INDEX_BITS) - 1)) as usize
+    }
+
+    fn generation(self) -> u32 {
+        self.0 >> INDEX_BITS
+    }
+
+    fn new(index: usize, generation: u32) -> MemberId {
+        MemberId((generation & GENERATION_MASK) << INDEX_BITS | index as u32)
+    }
+}
+
+impl fmt::Display for MemberId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.index(), self.generation())
+    }
+}
+
+/// What a member is for.
+#[repr(u32)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Role {
+    /// The first process of the family.
+    Root = 0,
+    /// A process that the program started.
+    Process = 1,
+    /// A worker of a pool.
+    Worker = 2,
+    /// A fork server.
+    ForkServer = 3,
+    /// A manager's server.
+    Server = 4,
+}
+
+impl Role {
+    fn from_word(word: u32) -> Role {
+        match word {
+            0 => Role::Root,
+            2 => Role::Worker,
+            3 => Role::ForkServer,
+            4 => Role::Server,
+            _ => Role::Process,
+        }
+    }
+}
+
+/// What the family's table says of a member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberInfo {
+    /// Its id.
+    pub id: MemberId,
+    /// Its process id; 0 while it has not started.
+    pub pid: u32,
+    /// Its name, cut to 64 bytes.
+    pub name: String,
+    /// What it is for.
+    pub role: Role,
+    /// Who started it.
+    pub parent: Option<MemberId>,
+    /// Whether it runs.
+    pub alive: bool,
+}
+
+/// There are as many members as there may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MembersFull;
+
+impl fmt::Display for MembersFull {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "a family can't have more than {} processes at a time: wait for some to end before you start more",
+            MEMBERS - 1
+        )
+    }
+}
+
+impl std::error::Error for MembersFull {}
+
+const FREE: u64 = 0;
+const RESERVED: u64 = 1;
+const ALIVE: u64 = 2;
+const LEFT: u64 = 3;
+const REAPING: u64 = 4;
+
+/// One member's entry.
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct Entry {
+    state: AtomicU64,
+    start_time: AtomicU64,
+    pid: AtomicU32,
+    parent: AtomicU32,
+    role: AtomicU32,
+    exit_noted: AtomicU32,
+    exit_status: AtomicI32,
+    name_length: AtomicU32,
+    /// One bit for each of the last 64 generations: it did not end in good order.
+    lost: AtomicU64,
+    name: [AtomicU64; 8],
+}
+
+// SAFETY: repr(C), atomics only, no Drop; all zeros is a FREE entry.
+unsafe impl Shared for Entry {}
+
+fn word(generation: u32, state: u64, who: u32) -> u64 {
+    u64::from(generation) << 40 | state << 32 | u64::from(who)
+}
+
+fn state_of(word: u64) -> u64 {
+    word >> 32 & 0xff
+}
+
+fn generation_of(word: u64) -> u32 {
+    (word >> 40) as u32 & GENERATION_MASK
+}
+
+fn who_of(word: u64) -> Option<MemberId> {
+    MemberId::from_raw(word as u32)
+}
+
+impl Entry {
+    fn set_name(&self, name: &str) {
+        let mut end = name.len().min(64);
+        while !name.is_char_boundary(end) {
+            end -= 1;
+        }
+        let mut bytes = [0u8; 64];
+        bytes[..end].copy_from_slice(&name.as_bytes()[..end]);
+        for (word, chunk) in self.name.iter().zip(bytes.chunks_exact(8)) {
+            let mut part = [0; 8];
+            part.copy_from_slice(chunk);
+            word.store(u64::from_ne_bytes(part), Ordering::Relaxed);
+        }
+        self.name_length.store(end as u32, Ordering::Release);
+    }
+
+    fn name(&self) -> String {
+        let length = (self.name_length.load(Ordering::Acquire) as usize).min(64);
+        let bytes: Vec<u8> = self.name.iter().flat_map(|word| word.load(Ordering::Relaxed).to_ne_bytes()).collect();
+        String::from_utf8_lossy(&bytes[..length]).into_owned()
+    }
+}
+
+impl Arena {
+    fn entry_of(&self, id: MemberId) -> Option<(&Entry, u64)> {
+        let entry = self.member_entry(id.index());
+        let state = entry.state.load(Ordering::SeqCst);
+        (generation_of(state) == id.generation()).then_some((entry, state))
+    }
+
+    /// Makes the calling process a member, of its own accord: a root, or the child of a fork that
+    /// was not ours.
+    ///
+    /// # Errors
+    /// When there are too many.
+    pub fn enroll(&self, name: &str) -> Result<MemberId, MembersFull> {
+        let id = self.reserve_member(None, name, Role::Root)?;
+        self.take_seat(id);
+        Ok(id)
+    }
+
+    /// Keeps an entry for a child that `parent` is about to start.
+    ///
+    /// # Errors
+    /// When there are too many.
+    pub fn reserve_member(&self, parent: Option<MemberId>, name: &str, role: Role) -> Result<MemberId, MembersFull> {
+        for clear_first in [false, true] {
+            if clear_first && let Some(by) = parent {
+                self.reap_dead(by);
+            }
+            // The lowest free entry: each 64 entries in use cost a plane of reference bits.
+            for index in 1..MEMBERS {
+                let entry = self.member_entry(index);
+                let seen = entry.state.load(Ordering::SeqCst);
+                if state_of(seen) != FREE {
+                    continue;
+                }
+                let id = MemberId::new(index, generation_of(seen));
+                // A root keeps its entry for itself: should it die now, it is seen to be dead.
+                let reserver = parent.unwrap_or(id);
+                let taken = word(id.generation(), RESERVED, reserver.to_raw());
+                if entry.state.compare_exchange(seen, taken, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+                    continue;
+                }
+                self.note_member(index);
+                entry.pid.store(0, Ordering::Relaxed);
+                entry.start_time.store(0, Ordering::Relaxed);
+                entry.exit_noted.store(0, Ordering::Relaxed);
+                entry.parent.store(parent.map_or(0, MemberId::to_raw), Ordering::Relaxed);
+                entry.role.store(role as u32, Ordering::Relaxed);
+                entry.set_name(name);
+                return Ok(id);
+            }
+        }
+        Err(MembersFull)
+    }
+
+    /// The calling process takes the entry that was kept for it. False if it was given up meanwhile.
+    pub fn take_seat(&self, id: MemberId) -> bool {
+        let Some((entry, seen)) = self.entry_of(id) else { return false };
+        if state_of(seen) != RESERVED {
+            return false;
+        }
+        let pid = std::process::id();
+        entry.pid.store(pid, Ordering::SeqCst);
+        entry.start_time.store(liveness::start_time(pid).unwrap_or(0), Ordering::SeqCst);
+        let alive = word(id.generation(), ALIVE, 0);
+        entry.state.compare_exchange(seen, alive, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    /// The parent writes down whom it has started, so that a child that dies before it takes its
+    /// entry is known to be dead.
+    pub fn note_pid(&self, id: MemberId, pid: u32) {
+        if let Some((entry, seen)) = self.entry_of(id)
+            && state_of(seen) == RESERVED
+            && entry.pid.load(Ordering::SeqCst) == 0
+        {
+            let start = liveness::start_time(pid).unwrap_or(0);
+            entry.start_time.store(start, Ordering::SeqCst);
+            entry.pid.store(pid, Ordering::SeqCst);
+        }
+    }
+
+    /// The calling process ends in good order. What it still holds goes back now.
+    pub fn leave(&self, me: MemberId) {
+        let Some((entry, seen)) = self.entry_of(me) else { return };
+        let left = word(me.generation(), LEFT, 0);
+        if state_of(seen) == ALIVE && entry.state.compare_exchange(seen, left, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            self.give_back_all(me, me);
+        }
+    }
+
+    /// Whether this member is gone, or never was. Asks the kernel when the table says alive.
+    pub fn is_dead(&self, id: MemberId) -> bool {
+        let Some((entry, seen)) = self.entry_of(id) else { return true };
+        match state_of(seen) {
+            ALIVE => {
+                let pid = entry.pid.load(Ordering::SeqCst);
+                pid != std::process::id() && !liveness::is_alive(pid, entry.start_time.load(Ordering::SeqCst))
+            }
+            RESERVED => self.is_seat_dead(id, entry, seen),
+            _ => true,
+        }
+    }
+
+    fn is_seat_dead(&self, id: MemberId, entry: &Entry, seen: u64) -> bool {
+        let pid = entry.pid.load(Ordering::SeqCst);
+        if pid != 0 {
+            return pid != std::process::id() && !liveness::is_alive(pid, entry.start_time.load(Ordering::SeqCst));
+        }
+        match who_of(seen) {
+            // A root between its two steps: nobody else can know it yet.
+            Some(reserver) if reserver == id => false,
+            Some(reserver) => self.is_dead(reserver),
+            None => true,
+        }
+    }
+
+    /// Whether this member ended in good order, as far as is remembered: of an entry used by 64
+    /// others since, the best is believed.
+    pub fn has_left(&self, id: MemberId) -> bool {
+        if let Some((_, seen)) = self.entry_of(id) {
+            return state_of(seen) == LEFT;
+        }
+        let entry = self.member_entry(id.index());
+        let now = generation_of(entry.state.load(Ordering::SeqCst));
+        let since = now.wrapping_sub(id.generation()) & GENERATION_MASK;
+        since >= 64 || entry.lost.load(Ordering::SeqCst) >> (id.generation() % 64) & 1 == 0
+    }
+
+    /// Gives back all that a dead member held and frees its entry. Does nothing if it is gone already.
+    /// The caller knows that it is dead.
+    pub fn reap(&self, by: MemberId, dead: MemberId) {
+        let Some((entry, seen)) = self.entry_of(dead) else { return };
+        let claimed = word(dead.generation(), REAPING, by.to_raw());
+        match state_of(seen) {
+            FREE => return,
+            REAPING if who_of(seen).is_some_and(|who| who != by && !self.is_dead(who)) => return,
+            _ => {}
+        }
+        if dead == by || entry.state.compare_exchange(seen, claimed, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+            return;
+        }
+        let bit = 1 << (dead.generation() % 64);
+        if state_of(seen) == LEFT {
+            entry.lost.fetch_and(!bit, Ordering::SeqCst);
+        } else {
+            entry.lost.fetch_or(bit, Ordering::SeqCst);
+        }
+        self.give_back_all(by, dead);
+        let free = word(dead.generation().wrapping_add(1), FREE, 0);
+        // Fails only if another took us for dead and did it all again: as good.
+        let _ = entry.state.compare_exchange(claimed, free, Ordering::SeqCst, Ordering::SeqCst);
+    }
+
+    /// Reaps every member that the kernel says is dead.
+    pub fn reap_dead(&self, by: MemberId) {
+        for index in 1..self.members_in_use() {
+            let seen = self.member_entry(index).state.load(Ordering::SeqCst);
+            let id = MemberId::new(index, generation_of(seen));
+            // One that has left in good order is cleared away by its parent, which may still want
+            // its exit status, or here once the parent is gone.
+            let orphan = || {
+                let parent = MemberId::from_raw(self.member_entry(index).parent.load(Ordering::Relaxed));
+                parent.is_none_or(|parent| self.is_dead(parent))
+            };
+            match state_of(seen) {
+                FREE => {}
+                LEFT if !orphan() => {}
+                _ if id != by && self.is_dead(id) => self.reap(by, id),
+                _ => {}
+            }
+        }
+    }
+
+    /// Writes down how a member ended, for whoever waits for it and is not its parent in the
+    /// kernel's eyes.
+    pub fn note_exit(&self, id: MemberId, status: i32) {
+        if let Some((entry, _)) = self.entry_of(id) {
+            entry.exit_status.store(status, Ordering::SeqCst);
+            entry.exit_noted.store(1, Ordering::SeqCst);
+            procession_sys::futex::wake(&entry.exit_noted, u32::MAX);
+        }
+    }
+
+    /// What was written down, if anything was.
+    pub fn exit_status(&self, id: MemberId) -> Option<i32> {
+        let (entry, _) = self.entry_of(id)?;
+        (entry.exit_noted.load(Ordering::SeqCst) == 1).then(|| entry.exit_status.load(Ordering::SeqCst))
+    }
+
+    /// What the table says of a member; `None` if it has been cleared away.
+    pub fn member(&self, id: MemberId) -> Option<MemberInfo> {
+        let (entry, seen) = self.entry_of(id)?;
+        if state_of(seen) == FREE {
+            return None;
+        }
+        Some(MemberInfo {
+            id,
+            pid: entry.pid.load(Ordering::SeqCst),
+            name: entry.name(),
+            role: Role::from_word(entry.role.load(Ordering::Relaxed)),
+            parent: MemberId::from_raw(entry.parent.load(Ordering::Relaxed)),
+            alive: !self.is_dead(id),
+        })
+    }
+
+    /// Changes a member's name in the table.
+    pub fn rename(&self, id: MemberId, name: &str) {
+        if let Some((entry, _)) = self.entry_of(id) {
+            entry.set_name(name);
+        }
+    }
+
+    /// Everyone in the table, dead ones that are not yet cleared away included.
+    pub fn members(&self) -> Vec<MemberInfo> {
+        (1..self.members_in_use())
+            .filter_map(|index| {
+                let seen = self.member_entry(index).state.load(Ordering::SeqCst);
+                self.member(MemberId::new(index, generation_of(seen)))
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,659 @@
+//! A queue of messages: a ring of bytes in a segment, with one lock for each side.
+//!
+//! `tail` and `head` are the commit words: `messages << 32 | units`, where a unit is 8 bytes. A put
+//! writes the record and then stores `tail`; a get reads it and then stores `head`. A process killed
+//! before that leaves the message as if it had never been touched; killed after it, as done.
+//!
+//! Segments are chained. A producer that finds no room makes a larger segment, starting at the
+//! present tail, and links it by one store to `next`; everything else follows from that store:
+//! - `tail_segment` lags when the producer died behind it: the next one moves it on;
+//! - a consumer moves on when its position is the start of the next segment.
+//!
+//! A segment claims to be in the queue at place [`SEGMENT`], a parcel at its message's number; the
+//! claims are confirmed by the chain and by `head` and `tail` (see `arena`).
+//!
+//! SYNC POINTS: store of `tail` (put) with the load of `tail` (get): the record is visible. Store of
+//! `head` (get) with its load (put): the room is free. Stores and loads of the words next to the
+//! sleeper counts are SeqCst, so that one side sees the sleeper or the other sees the change.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use procession_sys::futex;
+
+use crate::arena::{AllocError, Arena, Shared};
+use crate::handle::{Handle, Kind};
+use crate::lock::RawLock;
+use crate::member::MemberId;
+use crate::parcel::{Contents, ParcelView};
+use crate::patience::{LOOK_AGAIN, Patience, WaitError};
+
+/// Place of a segment in the claim's count: no message has it as long as it waits, for there are
+/// never 2^32 messages in a queue.
+const SEGMENT: u32 = u32::MAX;
+const UNIT: usize = 8;
+/// Units of the first segment: small, because most queues stay small.
+const FIRST_UNITS: u32 = 256;
+/// Bytes of the largest segment made for growth.
+const LARGEST: usize = 1 << 20;
+/// A message from this size on becomes a parcel of its own.
+const INLINE: usize = 64 << 10;
+/// In a record's tag word: the body is the handle of a parcel.
+const IS_PARCEL: u32 = 1 << 31;
+/// Bytes that a hook gets to see.
+const PEEK: usize = 64;
+
+/// Why a message was not put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PutError {
+    /// The queue is full, and was so for as long as the caller would wait.
+    Full,
+    /// The queue is closed.
+    Closed,
+    /// The interrupt hook asked to give up.
+    Interrupted,
+    /// There is no memory for it.
+    Memory(AllocError),
+    /// The queue is gone or its memory is garbled.
+    Gone,
+}
+
+impl fmt::Display for PutError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PutError::Full => f.write_str("the queue is full"),
+            PutError::Closed => f.write_str("the queue is closed"),
+            PutError::Interrupted => f.write_str("the wait for room in the queue was interrupted by a signal"),
+            PutError::Memory(error) => write!(f, "the message was not put: {error}"),
+            PutError::Gone => f.write_str("the queue no longer exists, or its memory was overwritten"),
+        }
+    }
+}
+
+impl std::error::Error for PutError {}
+
+/// Why no message was got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GetError {
+    /// The queue is empty, and was so for as long as the caller would wait.
+    Empty,
+    /// The queue is closed and empty.
+    Closed,
+    /// The interrupt hook asked to give up.
+    Interrupted,
+    /// The queue is gone or its memory is garbled.
+    Gone,
+}
+
+impl fmt::Display for GetError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            GetError::Empty => "the queue is empty",
+            GetError::Closed => "the queue is closed and empty",
+            GetError::Interrupted => "the wait for a message was interrupted by a signal",
+            GetError::Gone => "the queue no longer exists, or its memory was overwritten",
+        })
+    }
+}
+
+impl std::error::Error for GetError {}
+
+/// More tasks were reported done than messages were put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooManyDone;
+
+impl fmt::Display for TooManyDone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("task_done() was called more often than messages were put into the queue")
+    }
+}
+
+impl std::error::Error for TooManyDone {}
+
+/// A message taken from a queue.
+#[derive(Debug)]
+pub enum Entry {
+    /// A short one, copied out.
+    Inline {
+        /// As the sender gave it.
+        tag: u32,
+        /// The message.
+        bytes: Vec<u8>,
+    },
+    /// A parcel, for which the taker now holds a reference, and what is in it.
+    Parcel {
+        /// Its name.
+        handle: Handle,
+        /// What is in it.
+        view: ParcelView,
+    },
+}
+
+/// A queue in shared memory.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct RawQueue {
+    put_lock: RawLock,
+    closed: AtomicU32,
+    tail: AtomicU64,
+    tail_segment: AtomicU64,
+    get_sleepers: AtomicU32,
+    capacity: AtomicU32,
+    _apart: [AtomicU64; 3],
+    get_lock: RawLock,
+    put_sleepers: AtomicU32,
+    head: AtomicU64,
+    head_segment: AtomicU64,
+    /// Messages reported done; `tail`'s count less this is unfinished.
+    done: AtomicU32,
+    join_sleepers: AtomicU32,
+}
+
+// SAFETY: repr(C), atomics only, no Drop, zeros valid (an unprepared queue).
+unsafe impl Shared for RawQueue {}
+
+#[repr(C)]
+#[derive(Debug)]
+struct Segment {
+    /// Unit position of its first byte.
+    base: AtomicU32,
+    /// Units of its ring: a power of two, so that positions may wrap round.
+    units: AtomicU32,
+    /// The segment that follows, as a handle's word; 0 if none.
+    next: AtomicU64,
+}
+
+// SAFETY: repr(C), atomics only, no Drop, zeros valid.
+unsafe impl Shared for Segment {}
+
+const SEGMENT_HEADER: usize = size_of::<Segment>();
+
+fn pack(count: u32, units: u32) -> u64 {
+    u64::from(count) << 32 | u64::from(units)
+}
+
+fn count_of(word: u64) -> u32 {
+    (word >> 32) as u32
+}
+
+fn units_of(word: u64) -> u32 {
+    word as u32
+}
+
+/// The half of a commit word that counts messages, to sleep on.
+fn count_word(word: &AtomicU64) -> &AtomicU32 {
+    procession_sys::futex::high_half(word)
+}
+
+/// A segment that is mapped and whose ring was checked to lie in its object.
+struct Ring<'a> {
+    segment: &'a Segment,
+    /// Place of the first byte of the ring in the arena.
+    start: usize,
+    bytes: usize,
+    base: u32,
+    units: u32,
+}
+
+impl<'a> Ring<'a> {
+    fn of(arena: &'a Arena, word: u64) -> Option<Ring<'a>> {
+        let handle = arena.handle_from_word(word)?;
+        let (offset, length) = arena.place(handle, Kind::Segment).ok()?;
+        let segment: &Segment = arena.object(handle, Kind::Segment).ok()?;
+        let units = segment.units.load(Ordering::Relaxed);
+        let bytes = units as usize * UNIT;
+        if !units.is_power_of_two() || SEGMENT_HEADER + bytes > length {
+            return None;
+        }
+        let base = segment.base.load(Ordering::Relaxed);
+        Some(Ring { segment, start: offset + SEGMENT_HEADER, bytes, base, units })
+    }
+
+    fn place(&self, position: u32) -> usize {
+        (position.wrapping_sub(self.base) % self.units) as usize * UNIT
+    }
+
+    fn write(&self, arena: &Arena, position: u32, skip: usize, from: &[u8]) {
+        let at = (self.place(position) + skip) % self.bytes;
+        let first = from.len().min(self.bytes - at);
+        arena.write(self.start + at, &from[..first]);
+        if first < from.len() {
+            arena.write(self.start, &from[first..]);
+        }
+    }
+
+    fn read(&self, arena: &Arena, position: u32, skip: usize, into: &mut [u8]) {
+        let at = (self.place(position) + skip) % self.bytes;
+        let first = into.len().min(self.bytes - at);
+        let (head, rest) = into.split_at_mut(first);
+        arena.read(self.start + at, head);
+        if !rest.is_empty() {
+            arena.read(self.start, rest);
+        }
+    }
+}
+
+fn record_units(length: usize) -> u32 {
+    // Inline records are at most INLINE bytes.
+    1 + length.div_ceil(UNIT) as u32
+}
+
+impl RawQueue {
+    /// Readies a new queue, before anyone else knows it. 0 is no limit.
+    ///
+    /// # Errors
+    /// When there is no memory.
+    pub fn prepare(&self, arena: &Arena, me: MemberId, queue: Handle, capacity: u32) -> Result<(), AllocError> {
+        self.capacity.store(capacity, Ordering::Relaxed);
+        let first = new_segment(arena, me, queue, 0, FIRST_UNITS)?;
+        self.head_segment.store(first.to_word(), Ordering::SeqCst);
+        self.tail_segment.store(first.to_word(), Ordering::SeqCst);
+        arena.release(me, first);
+        Ok(())
+    }
+
+    /// Messages in the queue now. Exact at some instant during the call.
+    pub fn len(&self) -> u32 {
+        // The head first: it never passes a tail read later.
+        let head = count_of(self.head.load(Ordering::SeqCst));
+        let tail = count_of(self.tail.load(Ordering::SeqCst));
+        let length = tail.wrapping_sub(head);
+        let capacity = self.capacity.load(Ordering::Relaxed);
+        if capacity == 0 { length } else { length.min(capacity) }
+    }
+
+    /// Whether it is empty.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Most messages it may hold; 0 is no limit.
+    pub fn capacity(&self) -> u32 {
+        self.capacity.load(Ordering::Relaxed)
+    }
+
+    /// Messages ever taken, modulo 2^32.
+    pub fn taken(&self) -> u32 {
+        count_of(self.head.load(Ordering::SeqCst))
+    }
+
+    /// Messages put and not yet reported done, modulo 2^32.
+    pub fn unfinished(&self) -> u32 {
+        count_of(self.tail.load(Ordering::SeqCst)).wrapping_sub(self.done.load(Ordering::SeqCst))
+    }
+
+    /// No more messages: puts fail, gets fail once it is empty.
+    pub fn close(&self) {
+        self.closed.store(1, Ordering::SeqCst);
+        futex::wake(count_word(&self.tail), u32::MAX);
+        futex::wake(count_word(&self.head), u32::MAX);
+    }
+
+    /// Whether it was closed.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst) != 0
+    }
+
+    fn is_full(&self) -> bool {
+        let capacity = self.capacity.load(Ordering::Relaxed);
+        let head = count_of(self.head.load(Ordering::SeqCst));
+        capacity != 0 && count_of(self.tail.load(Ordering::SeqCst)).wrapping_sub(head) >= capacity
+    }
+
+    /// Puts a message at the end. It can be got as soon as this returns. Waits for room in a bounded
+    /// queue as long as `patience` lasts.
+    ///
+    /// # Errors
+    /// See [`PutError`]; the message is not in the queue then.
+    pub fn put(&self, arena: &Arena, me: MemberId, queue: Handle, contents: &Contents<'_>, patience: &mut Patience<'_>) -> Result<(), PutError> {
+        if self.is_closed() {
+            return Err(PutError::Closed);
+        }
+        if self.is_full() && patience.is_none() {
+            return Err(PutError::Full);
+        }
+        let plain = contents.buffers.is_empty() && contents.mentions.is_empty() && contents.bytes.len() < INLINE;
+        let parcel = if plain { None } else { Some(arena.write_parcel(me, contents).map_err(PutError::Memory)?) };
+        let done = self.put_record(arena, me, queue, contents, parcel, patience);
+        if let Some(parcel) = parcel {
+            // Once committed the queue holds it; else this frees it.
+            arena.release(me, parcel);
+        }
+        done?;
+        if self.get_sleepers.load(Ordering::SeqCst) > 0 {
+            futex::wake(count_word(&self.tail), 1);
+        }
+        Ok(())
+    }
+
+    fn put_record(
+        &self,
+        arena: &Arena,
+        me: MemberId,
+        queue: Handle,
+        contents: &Contents<'_>,
+        parcel: Option<Handle>,
+        patience: &mut Patience<'_>,
+    ) -> Result<(), PutError> {
+        let to_error = |error| match error {
+            WaitError::TimedOut => PutError::Full,
+            WaitError::Interrupted => PutError::Interrupted,
+        };
+        let name = parcel.map(Handle::to_bytes);
+        let body: &[u8] = name.as_ref().map_or(contents.bytes, |name| name.as_slice());
+        let tag = contents.tag & !IS_PARCEL | if parcel.is_some() { IS_PARCEL } else { 0 };
+        let held = loop {
+            // A lock that is held for a moment is waited for even by those who would not wait.
+            let held = if patience.is_none() {
+                self.put_lock.hold(arena, me, &mut Patience::timeout(LOOK_AGAIN))
+            } else {
+                self.put_lock.hold(arena, me, patience)
+            };
+            let held = held.map_err(to_error)?;
+            if self.is_closed() {
+                return Err(PutError::Closed);
+            }
+            if !self.is_full() {
+                break held;
+            }
+            drop(held);
+            self.await_room(patience).map_err(to_error)?;
+        };
+        let tail = self.tail.load(Ordering::SeqCst);
+        let units = record_units(body.len());
+        let ring = self.room_for(arena, me, queue, units_of(tail), units)?;
+        if let Some(parcel) = parcel {
+            arena.claim(parcel, queue, count_of(tail));
+        }
+        // Bodies are shorter than INLINE: the length fits.
+        let head = (u64::from(tag) << 32 | body.len() as u64).to_ne_bytes();
+        ring.write(arena, units_of(tail), 0, &head);
+        ring.write(arena, units_of(tail), UNIT, body);
+        // The commit. SYNC POINT with the load of `tail` in `get`.
+        self.tail.store(pack(count_of(tail).wrapping_add(1), units_of(tail).wrapping_add(units)), Ordering::SeqCst);
+        drop(held);
+        Ok(())
+    }
+
+    /// The ring at the tail, with room for `units`; makes a new segment if need be. Under `put_lock`.
+    fn room_for<'a>(&self, arena: &'a Arena, me: MemberId, queue: Handle, position: u32, units: u32) -> Result<Ring<'a>, PutError> {
+        loop {
+            let word = self.tail_segment.load(Ordering::SeqCst);
+            let ring = Ring::of(arena, word).ok_or(PutError::Gone)?;
+            let next = ring.segment.next.load(Ordering::SeqCst);
+            if next != 0 {
+                // A producer died after linking it.
+                let _ = self.tail_segment.compare_exchange(word, next, Ordering::SeqCst, Ordering::SeqCst);
+                continue;
+            }
+            let head = units_of(self.head.load(Ordering::SeqCst));
+            // A consumer still in an earlier segment has taken nothing of this one.
+            let behind = position.wrapping_sub(ring.base) < position.wrapping_sub(head);
+            let used = position.wrapping_sub(if behind { ring.base } else { head });
+            if used.checked_add(units).is_some_and(|sum| sum <= ring.units) {
+                return Ok(ring);
+            }
+            let wanted = (ring.units as usize * 2 * UNIT).min(LARGEST).max(units as usize * UNIT * 4);
+            // At most a few MiB: fits.
+            let larger = (wanted.next_power_of_two() / UNIT) as u32;
+            let new = new_segment(arena, me, queue, position, larger).map_err(PutError::Memory)?;
+            // The commit of the new segment.
+            ring.segment.next.store(new.to_word(), Ordering::SeqCst);
+            let _ = self.tail_segment.compare_exchange(word, new.to_word(), Ordering::SeqCst, Ordering::SeqCst);
+            arena.release(me, new);
+        }
+    }
+
+    fn await_room(&self, patience: &mut Patience<'_>) -> Result<(), WaitError> {
+        let room = || (!self.is_full() || self.is_closed()).then_some(());
+        if patience.is_none() {
+            return Err(WaitError::TimedOut);
+        }
+        if room().is_some() || patience.spin(room).is_some() {
+            return Ok(());
+        }
+        self.put_sleepers.fetch_add(1, Ordering::SeqCst);
+        let result = loop {
+            let seen = count_word(&self.head).load(Ordering::SeqCst);
+            if room().is_some() {
+                break Ok(());
+            }
+            if let Err(error) = patience.park(count_word(&self.head), seen, LOOK_AGAIN) {
+                break Err(error);
+            }
+        };
+        self.put_sleepers.fetch_sub(1, Ordering::SeqCst);
+        result
+    }
+
+    /// Takes the message at the front, waiting for one as long as `patience` lasts.
+    ///
+    /// `taken` runs under the consumers' lock, before the taking is committed: it gets the message's
+    /// number, its tag, and up to 64 of its bytes. It must not block.
+    ///
+    /// # Errors
+    /// See [`GetError`].
+    pub fn get(
+        &self,
+        arena: &Arena,
+        me: MemberId,
+        patience: &mut Patience<'_>,
+        taken: &mut dyn FnMut(u32, u32, &[u8]),
+    ) -> Result<Entry, GetError> {
+        loop {
+            if !self.is_empty()
+                && let Some(entry) = self.try_get(arena, me, patience, taken)?
+            {
+                if self.put_sleepers.load(Ordering::SeqCst) > 0 {
+                    futex::wake(count_word(&self.head), 1);
+                }
+                return Ok(entry);
+            }
+            if self.is_closed() && self.is_empty() {
+                return Err(GetError::Closed);
+            }
+            self.await_message(patience).map_err(|error| match error {
+                WaitError::TimedOut => GetError::Empty,
+                WaitError::Interrupted => GetError::Interrupted,
+            })?;
+        }
+    }
+
+    fn try_get(
+        &self,
+        arena: &Arena,
+        me: MemberId,
+        patience: &mut Patience<'_>,
+        taken: &mut dyn FnMut(u32, u32, &[u8]),
+    ) -> Result<Option<Entry>, GetError> {
+        let held = if patience.is_none() {
+            self.get_lock.hold(arena, me, &mut Patience::timeout(LOOK_AGAIN))
+        } else {
+            self.get_lock.hold(arena, me, patience)
+        };
+        let _held = held.map_err(|error| match error {
+            WaitError::TimedOut => GetError::Empty,
+            WaitError::Interrupted => GetError::Interrupted,
+        })?;
+        let head = self.head.load(Ordering::SeqCst);
+        let tail = self.tail.load(Ordering::SeqCst);
+        if count_of(head) == count_of(tail) {
+            return Ok(None);
+        }
+        let ring = self.front(arena, me, units_of(head)).ok_or(GetError::Gone)?;
+        let mut word = [0; UNIT];
+        ring.read(arena, units_of(head), 0, &mut word);
+        let word = u64::from_ne_bytes(word);
+        let (tag, length) = ((word >> 32) as u32, word as u32 as usize);
+        let present = units_of(tail).wrapping_sub(units_of(head)) as usize * UNIT;
+        if length > INLINE || length > ring.bytes || length + UNIT > present {
+            return Err(GetError::Gone);
+        }
+        let mut bytes = vec![0; length];
+        ring.read(arena, units_of(head), UNIT, &mut bytes);
+        let entry = if tag & IS_PARCEL == 0 {
+            Entry::Inline { tag, bytes }
+        } else {
+            let name: [u8; 16] = bytes.as_slice().try_into().map_err(|_| GetError::Gone)?;
+            let handle = Handle::from_bytes(name);
+            arena.acquire(me, handle).map_err(|_| GetError::Gone)?;
+            let view = arena.read_parcel(handle).map_err(|_| GetError::Gone)?;
+            Entry::Parcel { handle, view }
+        };
+        let (tag, peek) = match &entry {
+            Entry::Inline { tag, bytes } => (*tag, bytes),
+            Entry::Parcel { view, .. } => (view.tag, &view.bytes),
+        };
+        taken(count_of(head), tag, &peek[..peek.len().min(PEEK)]);
+        let units = record_units(length);
+        // The commit. SYNC POINT with the load of `head` in `room_for` and `is_full`.
+        self.head.store(pack(count_of(head).wrapping_add(1), units_of(head).wrapping_add(units)), Ordering::SeqCst);
+        Ok(Some(entry))
+    }
+
+    /// The ring that holds the record at `position`; moves on to it if need be. Under `get_lock`.
+    fn front<'a>(&self, arena: &'a Arena, me: MemberId, position: u32) -> Option<Ring<'a>> {
+        loop {
+            let word = self.head_segment.load(Ordering::SeqCst);
+            let ring = Ring::of(arena, word)?;
+            let next = ring.segment.next.load(Ordering::SeqCst);
+            if next == 0 {
+                return Some(ring);
+            }
+            if Ring::of(arena, next)?.base != position {
+                return Some(ring);
+            }
+            let _ = self.tail_segment.compare_exchange(word, next, Ordering::SeqCst, Ordering::SeqCst);
+            self.head_segment.store(next, Ordering::SeqCst);
+            if let Some(old) = arena.handle_from_word(word) {
+                arena.reconsider(me, old);
+            }
+        }
+    }
+
+    fn await_message(&self, patience: &mut Patience<'_>) -> Result<(), WaitError> {
+        let there = || (!self.is_empty() || self.is_closed()).then_some(());
+        if patience.is_none() {
+            return Err(WaitError::TimedOut);
+        }
+        if there().is_some() || patience.spin(there).is_some() {
+            return Ok(());
+        }
+        self.get_sleepers.fetch_add(1, Ordering::SeqCst);
+        let result = loop {
+            let seen = count_word(&self.tail).load(Ordering::SeqCst);
+            if there().is_some() {
+                break Ok(());
+            }
+            if let Err(error) = patience.park(count_word(&self.tail), seen, LOOK_AGAIN) {
+                break Err(error);
+            }
+        };
+        self.get_sleepers.fetch_sub(1, Ordering::SeqCst);
+        result
+    }
+
+    /// Waits until a message can be got, without taking it. Closed counts as there.
+    ///
+    /// # Errors
+    /// When the time has passed or the interrupt hook asked to give up.
+    pub fn wait_readable(&self, patience: &mut Patience<'_>) -> Result<(), WaitError> {
+        if !self.is_empty() || self.is_closed() { Ok(()) } else { self.await_message(patience) }
+    }
+
+    /// Reports one message done.
+    ///
+    /// # Errors
+    /// When all that were put have been reported.
+    pub fn task_done(&self) -> Result<(), TooManyDone> {
+        let put = || count_of(self.tail.load(Ordering::SeqCst));
+        let more = |done: u32| (done != put()).then(|| done.wrapping_add(1));
+        let before = self.done.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).map_err(|_| TooManyDone)?;
+        if before.wrapping_add(1) == put() && self.join_sleepers.load(Ordering::SeqCst) > 0 {
+            futex::wake(&self.done, u32::MAX);
+        }
+        Ok(())
+    }
+
+    /// Waits until every message that was put has been reported done.
+    ///
+    /// # Errors
+    /// When the time has passed or the interrupt hook asked to give up.
+    pub fn join(&self, patience: &mut Patience<'_>) -> Result<(), WaitError> {
+        self.join_sleepers.fetch_add(1, Ordering::SeqCst);
+        let result = loop {
+            let seen = self.done.load(Ordering::SeqCst);
+            if seen == count_of(self.tail.load(Ordering::SeqCst)) {
+                break Ok(());
+            }
+            if let Err(error) = patience.park(&self.done, seen, LOOK_AGAIN) {
+                break Err(error);
+            }
+        };
+        self.join_sleepers.fetch_sub(1, Ordering::SeqCst);
+        result
+    }
+}
+
+fn new_segment(arena: &Arena, me: MemberId, queue: Handle, base: u32, units: u32) -> Result<Handle, AllocError> {
+    let length = SEGMENT_HEADER + units as usize * UNIT;
+    let handle = arena.allocate_zeroed_to(me, length, Kind::Segment, SEGMENT_HEADER)?;
+    let segment: &Segment = arena.object(handle, Kind::Segment).map_err(|_| AllocError::Memory { asked: length })?;
+    segment.base.store(base, Ordering::Relaxed);
+    segment.units.store(units, Ordering::Relaxed);
+    arena.claim(handle, queue, SEGMENT);
+    Ok(handle)
+}
+
+/// The segments of a queue, from the front.
+fn chain<'a>(arena: &'a Arena, queue: &'a RawQueue) -> impl Iterator<Item = Handle> + 'a {
+    let mut word = queue.head_segment.load(Ordering::SeqCst);
+    // A chain that a stray write made circular ends somewhere all the same.
+    std::iter::from_fn(move || {
+        let handle = arena.handle_from_word(word)?;
+        word = Ring::of(arena, word)?.segment.next.load(Ordering::SeqCst);
+        Some(handle)
+    })
+    .take(1 << 20)
+}
+
+/// Whether `object` is what the queue holds at `place`.
+pub(crate) fn confirms(arena: &Arena, queue: Handle, place: u32, object: Handle) -> bool {
+    let Ok(raw) = arena.object::<RawQueue>(queue, Kind::Queue) else { return false };
+    if place == SEGMENT && arena.kind(object) == Ok(Kind::Segment) {
+        return chain(arena, raw).any(|segment| segment == object);
+    }
+    // The head first: what was in the queue throughout is found in. What was taken in between may be
+    // found in too, but its taker had a reference before that, and looks again when it lets go.
+    let head = count_of(raw.head.load(Ordering::SeqCst));
+    let tail = count_of(raw.tail.load(Ordering::SeqCst));
+    place.wrapping_sub(head) < tail.wrapping_sub(head)
+}
+
+/// Lets go of all that a queue held. Can be done again after a death half-way.
+pub(crate) fn take_apart(arena: &Arena, me: MemberId, queue: Handle) {
+    let Ok(raw) = arena.object::<RawQueue>(queue, Kind::Queue) else { return };
+    let tail = raw.tail.load(Ordering::SeqCst);
+    let mut head = raw.head.load(Ordering::SeqCst);
+    while count_of(head) != count_of(tail) {
+        let Some(ring) = raw.front(arena, me, units_of(head)) else { break };
+        let mut word = [0; UNIT];
+        ring.read(arena, units_of(head), 0, &mut word);
+        let word = u64::from_ne_bytes(word);
+        let (tag, length) = ((word >> 32) as u32, word as u32 as usize);
+        if length > INLINE || length > ring.bytes {
+            break;
+        }
+        if tag & IS_PARCEL != 0 && length == 16 {
+            let mut name = [0; 16];
+            ring.read(arena, units_of(head), UNIT, &mut name);
+            arena.reconsider(me, Handle::from_bytes(name));
+        }
+        head = pack(count_of(head).wrapping_add(1), units_of(head).wrapping_add(record_units(length)));
+        raw.head.store(head, Ordering::SeqCst);
+    }
+    let segments: Vec<Handle> = chain(arena, raw).collect();
+    for segment in segments {
+        arena.reconsider(me, segment);
+    }
+}

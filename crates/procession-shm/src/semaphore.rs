@@ -1,0 +1,184 @@
+//! Counters of permits: a plain one, and one whose permits have owners.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use procession_sys::futex;
+
+use crate::arena::{Arena, Shared};
+use crate::member::MemberId;
+use crate::patience::{CHECK_OWNER, LOOK_AGAIN, Patience, WaitError};
+
+/// The highest value of a semaphore, as of a POSIX one.
+const MAX_VALUE: u32 = i32::MAX as u32;
+
+/// Why a semaphore can't be released.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReleaseError {
+    /// The value would be more than a semaphore can hold.
+    Overflow,
+    /// A bounded semaphore would have more permits than it started with.
+    TooMany,
+}
+
+impl fmt::Display for ReleaseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ReleaseError::Overflow => "the semaphore can't count that high",
+            ReleaseError::TooMany => "the bounded semaphore was released more often than acquired",
+        })
+    }
+}
+
+impl std::error::Error for ReleaseError {}
+
+/// A semaphore in shared memory.
+///
+/// A plain one counts; it is also used for signalling, so a dead process's permits are not given
+/// back: that would make up an event. A bounded one with at most [`RawSemaphore::OWNED`] permits
+/// keeps an owner word for each, in a row behind this structure; a dead owner's permit is taken over
+/// by whoever waits, by one compare-and-swap.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct RawSemaphore {
+    /// Plain: the value. Owned: counts releases, for sleepers.
+    word: AtomicU32,
+    sleepers: AtomicU32,
+    /// Bounded: the most permits there may be. Plain: 0.
+    bound: AtomicU32,
+}
+
+// SAFETY: repr(C), atomics only, no Drop, zeros valid.
+unsafe impl Shared for RawSemaphore {}
+
+impl RawSemaphore {
+    /// Up to so many permits of a bounded semaphore have owners.
+    pub const OWNED: u32 = 65_536;
+
+    /// Bytes behind the structure for the owners of `bound` permits.
+    pub fn owner_bytes(bound: u32) -> usize {
+        if bound <= Self::OWNED { bound as usize * size_of::<AtomicU32>() } else { 0 }
+    }
+
+    /// Sets the value, before anyone else knows the semaphore. `bounded`: it can't rise above it.
+    pub fn prepare(&self, value: u32, bounded: bool) {
+        self.bound.store(if bounded { value.max(1) } else { 0 }, Ordering::Relaxed);
+        self.word.store(value, Ordering::SeqCst);
+    }
+
+    /// Takes a permit, waiting as long as `patience` lasts. `owners` is empty for a plain semaphore.
+    ///
+    /// # Errors
+    /// When the time has passed or the interrupt hook asked to give up.
+    pub fn acquire(
+        &self,
+        arena: &Arena,
+        me: MemberId,
+        owners: &[AtomicU32],
+        patience: &mut Patience<'_>,
+    ) -> Result<(), WaitError> {
+        let attempt = || if owners.is_empty() { self.take_plain() } else { take_owned(me, owners) };
+        if attempt().is_some() {
+            return Ok(());
+        }
+        if patience.is_none() {
+            return take_from_dead(arena, me, owners).ok_or(WaitError::TimedOut);
+        }
+        if patience.spin(attempt).is_some() {
+            return Ok(());
+        }
+        let slice = if owners.is_empty() { LOOK_AGAIN } else { CHECK_OWNER };
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
+        let result = loop {
+            // The word before the attempt: a release in between changes it and ends the sleep.
+            let seen = self.word.load(Ordering::SeqCst);
+            if attempt().or_else(|| take_from_dead(arena, me, owners)).is_some() {
+                break Ok(());
+            }
+            let expected = if owners.is_empty() { 0 } else { seen };
+            if let Err(error) = patience.park(&self.word, expected, slice) {
+                break attempt().ok_or(error);
+            }
+        };
+        self.sleepers.fetch_sub(1, Ordering::SeqCst);
+        result
+    }
+
+    fn take_plain(&self) -> Option<()> {
+        self.word.fetch_update(Ordering::SeqCst, Ordering::Relaxed, |value| value.checked_sub(1)).ok().map(|_| ())
+    }
+
+    /// Gives `count` permits back, or adds them.
+    ///
+    /// A permit of the caller's goes first, then any other: a permit may be handed on.
+    ///
+    /// # Errors
+    /// When there would be too many; then none is added.
+    pub fn release(&self, me: MemberId, owners: &[AtomicU32], count: u32) -> Result<(), ReleaseError> {
+        if owners.is_empty() {
+            let bound = self.bound.load(Ordering::Relaxed);
+            let (most, error) =
+                if bound == 0 { (MAX_VALUE, ReleaseError::Overflow) } else { (bound, ReleaseError::TooMany) };
+            let add = |value: u32| value.checked_add(count).filter(|&sum| sum <= most);
+            self.word.fetch_update(Ordering::SeqCst, Ordering::Relaxed, add).map_err(|_| error)?;
+        } else {
+            if owners.iter().filter(|owner| owner.load(Ordering::SeqCst) != 0).count() < count as usize {
+                return Err(ReleaseError::TooMany);
+            }
+            for _ in 0..count {
+                give_owned(me, owners).ok_or(ReleaseError::TooMany)?;
+            }
+            self.word.fetch_add(1, Ordering::SeqCst);
+        }
+        if self.sleepers.load(Ordering::SeqCst) > 0 {
+            futex::wake(&self.word, count);
+        }
+        Ok(())
+    }
+
+    /// Permits that are free now.
+    pub fn value(&self, owners: &[AtomicU32]) -> u32 {
+        if owners.is_empty() {
+            return self.word.load(Ordering::SeqCst);
+        }
+        owners.iter().filter(|owner| owner.load(Ordering::SeqCst) == 0).count() as u32
+    }
+
+    /// How many sleep waiting, about: one that was killed stays counted.
+    pub fn waiters(&self) -> u32 {
+        self.sleepers.load(Ordering::SeqCst)
+    }
+}
+
+fn take_owned(me: MemberId, owners: &[AtomicU32]) -> Option<()> {
+    let take = |owner: &&AtomicU32| {
+        owner.load(Ordering::Relaxed) == 0
+            && owner.compare_exchange(0, me.to_raw(), Ordering::SeqCst, Ordering::Relaxed).is_ok()
+    };
+    owners.iter().find(take).map(|_| ())
+}
+
+fn take_from_dead(arena: &Arena, me: MemberId, owners: &[AtomicU32]) -> Option<()> {
+    let mut alive = None;
+    for owner in owners {
+        let seen = owner.load(Ordering::SeqCst);
+        let Some(id) = MemberId::from_raw(seen) else { continue };
+        if Some(id) == alive || id == me {
+            continue;
+        }
+        if !arena.is_dead(id) {
+            alive = Some(id);
+        } else if owner.compare_exchange(seen, me.to_raw(), Ordering::SeqCst, Ordering::Relaxed).is_ok() {
+            return Some(());
+        }
+    }
+    None
+}
+
+fn give_owned(me: MemberId, owners: &[AtomicU32]) -> Option<()> {
+    let mine = |owner: &&AtomicU32| {
+        owner.compare_exchange(me.to_raw(), 0, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+    };
+    let any = |owner: &&AtomicU32| owner.swap(0, Ordering::SeqCst) != 0;
+    owners.iter().find(mine).or_else(|| owners.iter().find(any)).map(|_| ())
+}

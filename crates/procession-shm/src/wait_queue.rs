@@ -1,0 +1,177 @@
+//! What a condition is made of: a list of waiters, each woken by name.
+//!
+//! A waiter's record:
+//!
+//! | `owner` | `state` | meaning | changed by |
+//! | --- | --- | --- | --- |
+//! | 0 | any | free | anyone, by compare-and-swap of `owner` |
+//! | member | IDLE | being filled in | its owner |
+//! | member | WAITING | waits, since `turn` | a notifier, to NOTIFIED; its owner, back to IDLE on time-out |
+//! | member | NOTIFIED | may go on | its owner, which frees the record |
+//! | dead member | any | free in truth | anyone, by compare-and-swap of `owner` to itself or 0 |
+//!
+//! A notification is given to a waiter by compare-and-swap. If nobody slept on its word, its owner
+//! is either about to look or dead; the dead are passed over, so a killed waiter costs no wake-up.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use procession_sys::futex;
+
+use crate::arena::{Arena, Shared};
+use crate::member::MemberId;
+use crate::patience::{LOOK_AGAIN, Patience, WaitError};
+
+const IDLE: u32 = 0;
+const WAITING: u32 = 1;
+const NOTIFIED: u32 = 2;
+/// More waiters than this share one word, and may be woken for nothing.
+const RECORDS: usize = 250;
+
+#[repr(C)]
+#[derive(Debug)]
+struct Record {
+    owner: AtomicU32,
+    state: AtomicU32,
+    turn: AtomicU64,
+}
+
+/// A waiter's place in the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a ticket that is not waited on swallows a notification"]
+pub struct Ticket(u32);
+
+/// Tickets above the records: the value of the shared word when the waiter joined.
+const SHARED: u32 = 1 << 31;
+
+impl Ticket {
+    /// For a language that has no types to keep it.
+    pub fn to_raw(self) -> u32 {
+        self.0
+    }
+
+    /// What [`to_raw`](Self::to_raw) gave.
+    pub fn from_raw(raw: u32) -> Ticket {
+        Ticket(raw)
+    }
+}
+
+/// The waiters of a condition, in shared memory.
+#[repr(C)]
+#[derive(Debug)]
+pub struct RawWaitQueue {
+    next_turn: AtomicU64,
+    /// Those who found no record wait for this word to change.
+    overflow: AtomicU32,
+    overflow_sleepers: AtomicU32,
+    records: [Record; RECORDS],
+}
+
+// SAFETY: repr(C), atomics only, no Drop; zeros are an empty queue.
+unsafe impl Shared for RawWaitQueue {}
+
+impl RawWaitQueue {
+    /// Joins the queue. To be called while the condition's lock is held, so that no notification
+    /// that follows is missed.
+    pub fn enqueue(&self, arena: &Arena, me: MemberId) -> Ticket {
+        let claim = |from: &dyn Fn(u32) -> bool| {
+            self.records.iter().position(|record| {
+                let seen = record.owner.load(Ordering::SeqCst);
+                from(seen) && record.owner.compare_exchange(seen, me.to_raw(), Ordering::SeqCst, Ordering::SeqCst).is_ok()
+            })
+        };
+        let dead = |seen: u32| MemberId::from_raw(seen).is_some_and(|id| id != me && arena.is_dead(id));
+        let Some(index) = claim(&|seen| seen == 0).or_else(|| claim(&dead)) else {
+            self.overflow_sleepers.fetch_add(1, Ordering::SeqCst);
+            return Ticket(self.overflow.load(Ordering::SeqCst) & !SHARED | SHARED);
+        };
+        let record = &self.records[index];
+        record.turn.store(self.next_turn.fetch_add(1, Ordering::SeqCst), Ordering::SeqCst);
+        record.state.store(WAITING, Ordering::SeqCst);
+        // Fits: there are few records.
+        Ticket(index as u32)
+    }
+
+    /// Waits to be notified. The condition's lock is not held meanwhile.
+    ///
+    /// # Errors
+    /// When the time has passed or the interrupt hook asked to give up; the place is given up then.
+    pub fn wait(&self, ticket: Ticket, patience: &mut Patience<'_>) -> Result<(), WaitError> {
+        if ticket.0 & SHARED != 0 {
+            return self.wait_shared(ticket, patience);
+        }
+        let Some(record) = self.records.get(ticket.0 as usize) else { return Ok(()) };
+        let notified = || (record.state.load(Ordering::SeqCst) != WAITING).then_some(());
+        let mut result = Ok(());
+        if notified().is_none() && patience.spin(notified).is_none() {
+            while result.is_ok() && notified().is_none() {
+                result = patience.park(&record.state, WAITING, LOOK_AGAIN).map(|_| ());
+            }
+        }
+        if record.state.swap(IDLE, Ordering::SeqCst) == NOTIFIED {
+            // Notified after all, perhaps at the last moment: not to be wasted.
+            result = if result == Err(WaitError::Interrupted) { result } else { Ok(()) };
+        }
+        record.owner.store(0, Ordering::SeqCst);
+        result
+    }
+
+    fn wait_shared(&self, ticket: Ticket, patience: &mut Patience<'_>) -> Result<(), WaitError> {
+        let mut result = Ok(());
+        while result.is_ok() {
+            let now = self.overflow.load(Ordering::SeqCst);
+            if now & !SHARED != ticket.0 & !SHARED {
+                break;
+            }
+            result = patience.park(&self.overflow, now, LOOK_AGAIN).map(|_| ());
+        }
+        let _ = self.overflow_sleepers.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| count.checked_sub(1));
+        result
+    }
+
+    /// Lets the `count` longest-waiting go on and says how many there were. To be called while the
+    /// condition's lock is held. Does not block.
+    pub fn notify(&self, arena: &Arena, me: MemberId, count: u32) -> u32 {
+        let mut waiting: Vec<(u64, &Record)> = self
+            .records
+            .iter()
+            .filter(|record| record.owner.load(Ordering::SeqCst) != 0 && record.state.load(Ordering::SeqCst) == WAITING)
+            .map(|record| (record.turn.load(Ordering::SeqCst), record))
+            .collect();
+        waiting.sort_by_key(|(turn, _)| *turn);
+        let mut woken = 0;
+        for (_, record) in waiting {
+            if woken == count {
+                return woken;
+            }
+            if record.state.compare_exchange(WAITING, NOTIFIED, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+                continue;
+            }
+            if futex::wake(&record.state, 1) > 0 {
+                woken += 1;
+                continue;
+            }
+            // Nobody slept there: the waiter has not gone to sleep yet, or never will.
+            let owner = record.owner.load(Ordering::SeqCst);
+            match MemberId::from_raw(owner) {
+                Some(id) if id != me && arena.is_dead(id) => {
+                    let _ = record.owner.compare_exchange(owner, 0, Ordering::SeqCst, Ordering::SeqCst);
+                }
+                _ => woken += 1,
+            }
+        }
+        let shared = self.overflow_sleepers.load(Ordering::SeqCst).min(count - woken);
+        if shared > 0 {
+            self.overflow.fetch_add(1, Ordering::SeqCst);
+            futex::wake(&self.overflow, u32::MAX);
+        }
+        woken + shared
+    }
+
+    /// How many wait, killed ones that nobody has come across yet included.
+    pub fn waiters(&self) -> u32 {
+        let records = self.records.iter().filter(|record| {
+            record.owner.load(Ordering::SeqCst) != 0 && record.state.load(Ordering::SeqCst) == WAITING
+        });
+        records.count() as u32 + self.overflow_sleepers.load(Ordering::SeqCst)
+    }
+}

@@ -1,0 +1,64 @@
+//! Waiting on a word of shared memory until another process changes it.
+
+use std::io;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::time::Duration;
+
+use rustix::thread::futex;
+use rustix::time::Timespec;
+
+/// Why a wait ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wake {
+    /// A wake-up, or the word no longer held the expected value. May be spurious.
+    Woken,
+    /// The time given has passed.
+    TimedOut,
+    /// A signal handler ran in this thread.
+    Signal,
+}
+
+/// Sleeps while `word` holds `expected`, for `at_most` at the longest.
+///
+/// Does not check anything after waking: the caller reads the word again.
+pub fn wait(word: &AtomicU32, expected: u32, at_most: Duration) -> Wake {
+    let limit = Timespec {
+        tv_sec: i64::try_from(at_most.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(at_most.subsec_nanos()),
+    };
+    match futex::wait(word, futex::Flags::empty(), expected, Some(&limit)) {
+        Err(rustix::io::Errno::TIMEDOUT) => Wake::TimedOut,
+        Err(rustix::io::Errno::INTR) => Wake::Signal,
+        // EAGAIN: the word had changed already. Any other error can't come from a mapped,
+        // aligned word; reporting a wake-up makes the caller look again.
+        Ok(()) | Err(_) => Wake::Woken,
+    }
+}
+
+/// Wakes at most `count` sleepers, in any process, and says how many there were.
+pub fn wake(word: &AtomicU32, count: u32) -> usize {
+    // The kernel takes the count as a signed number.
+    let count = count.min(i32::MAX as u32);
+    futex::wake(word, futex::Flags::empty(), count).unwrap_or(0)
+}
+
+/// The kernel's answer to whether shared futexes work at all.
+///
+/// # Errors
+/// When the kernel has no futex call (it was built without, or a filter forbids it).
+pub fn check() -> io::Result<()> {
+    let word = AtomicU32::new(0);
+    futex::wake(&word, futex::Flags::empty(), 1)?;
+    Ok(())
+}
+
+/// The upper 32 bits of a 64-bit word, to sleep on: for a word of which they count something.
+pub fn high_half(word: &AtomicU64) -> &AtomicU32 {
+    let half = if cfg!(target_endian = "little") { 1 } else { 0 };
+    let start: *const AtomicU32 = std::ptr::from_ref(word).cast();
+    // SAFETY: both halves lie within the eight bytes of `word`.
+    let place = unsafe { start.add(half) };
+    // SAFETY: aligned and alive as long as `word`; both are atomics. The half is only loaded and
+    // slept on; the hardware keeps mixed sizes coherent, and the callers read the whole word again.
+    unsafe { &*place }
+}

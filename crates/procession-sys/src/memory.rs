@@ -1,0 +1,135 @@
+//! Anonymous memory files and their mappings.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+
+use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, fstat, ftruncate, memfd_create};
+use rustix::mm::{MapFlags, ProtFlags, mmap};
+
+/// Makes a memory file of `length` bytes, all holes. It has no name and goes with its last user.
+///
+/// # Errors
+/// The kernel's; `Unsupported` with an explanation when it has no `memfd_create` (before 3.17, or
+/// forbidden by a filter). `EFBIG` when `length` is over the limit on file sizes.
+pub fn create_file(length: usize) -> io::Result<OwnedFd> {
+    let fd = memfd_create(c"procession", MemfdFlags::CLOEXEC).map_err(|error| {
+        if error == rustix::io::Errno::NOSYS {
+            io::Error::new(
+                io::ErrorKind::Unsupported,
+                "this kernel has no memfd_create (Linux 3.17 or later is needed, and no filter that forbids it)",
+            )
+        } else {
+            error.into()
+        }
+    })?;
+    // Only the owner may open the file through /proc.
+    rustix::fs::fchmod(&fd, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
+    if limit.is_some_and(|limit| limit < length as u64) {
+        // Asking would end the process by SIGXFSZ.
+        return Err(io::Error::from(rustix::io::Errno::FBIG));
+    }
+    ftruncate(&fd, length as u64)?;
+    Ok(fd)
+}
+
+/// The length of a file.
+///
+/// # Errors
+/// The kernel's.
+pub fn file_length(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let length = fstat(fd)?.st_size;
+    usize::try_from(length).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// Makes sure that `length` bytes from `offset` are there, so that touching them can't fail.
+///
+/// # Errors
+/// `ENOSPC` or `ENOMEM` when memory is short.
+pub fn reserve_pages(fd: BorrowedFd<'_>, offset: usize, length: usize) -> io::Result<()> {
+    loop {
+        match fallocate(fd, FallocateFlags::empty(), offset as u64, length as u64) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => return Ok(other?),
+        }
+    }
+}
+
+/// Gives the pages of a range back to the system; the range then reads as zeros.
+///
+/// # Errors
+/// The kernel's.
+pub fn punch(fd: BorrowedFd<'_>, offset: usize, length: usize) -> io::Result<()> {
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    loop {
+        match fallocate(fd, flags, offset as u64, length as u64) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => return Ok(other?),
+        }
+    }
+}
+
+/// A shared, writable mapping of a whole file. It is never unmapped: whoever maps an arena keeps it.
+#[derive(Debug, Clone, Copy)]
+pub struct Mapping {
+    base: NonNull<u8>,
+    length: usize,
+}
+
+// SAFETY: the mapping lives until the process ends and is plain memory; what may be done with its
+// bytes from several threads at once is decided, block by block, by who uses the pointer.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps the first `length` bytes of `fd`.
+    ///
+    /// # Errors
+    /// `ENOMEM` when the address space has no room (a limit on it, for instance).
+    pub fn shared(fd: &impl AsFd, length: usize) -> io::Result<Mapping> {
+        let flags = MapFlags::SHARED | MapFlags::NORESERVE;
+        // SAFETY: a null hint lets the kernel choose free addresses, so nothing is replaced.
+        let base = unsafe { mmap(std::ptr::null_mut(), length, ProtFlags::READ | ProtFlags::WRITE, flags, fd, 0) }?;
+        let base = NonNull::new(base.cast::<u8>()).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        Ok(Mapping { base, length })
+    }
+
+    /// The first byte.
+    pub fn base(self) -> NonNull<u8> {
+        self.base
+    }
+
+    /// Bytes mapped.
+    pub fn length(self) -> usize {
+        self.length
+    }
+}
+
+/// Bytes of memory that the system could give out now, or `None` if it doesn't say.
+///
+/// The least of what the machine and the control groups of this process have left.
+pub fn available() -> Option<u64> {
+    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+        let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+        Some(kib * 1024)
+    });
+    let group = group_left();
+    match (machine, group) {
+        (Some(machine), Some(group)) => Some(machine.min(group)),
+        (one, other) => one.or(other),
+    }
+}
+
+fn group_left() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let folder = std::path::Path::new("/sys/fs/cgroup").join(path.trim_start_matches('/'));
+    let number = |name: &str| -> Option<u64> {
+        std::fs::read_to_string(folder.join(name)).ok()?.trim().parse().ok()
+    };
+    let limit = number("memory.max")?;
+    Some(limit.saturating_sub(number("memory.current")?))
+}

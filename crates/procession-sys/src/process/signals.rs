@@ -1,0 +1,141 @@
+//! Signal sets, what signals do, and SIGCHLD as a descriptor.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr;
+
+/// A set of signals.
+#[derive(Clone, Copy)]
+pub struct Signals(libc::sigset_t);
+
+impl std::fmt::Debug for Signals {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Signals")
+    }
+}
+
+impl Signals {
+    /// The empty set.
+    pub fn none() -> Signals {
+        let mut set = MaybeUninit::uninit();
+        // SAFETY: `set` is the place to initialise; the call can't fail.
+        unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+        // SAFETY: the call has initialised it.
+        Signals(unsafe { set.assume_init() })
+    }
+
+    /// A set of these; numbers that are no signals are left out.
+    pub fn of(signals: &[i32]) -> Signals {
+        let mut set = Signals::none();
+        for &signal in signals {
+            // SAFETY: an initialised set; a wrong number is refused without harm.
+            unsafe { libc::sigaddset(&mut set.0, signal) };
+        }
+        set
+    }
+
+    pub(super) fn as_ptr(&self) -> *const libc::sigset_t {
+        &self.0
+    }
+}
+
+/// What a signal did before it was changed.
+#[derive(Clone, Copy)]
+pub struct SavedSignal {
+    signal: i32,
+    action: libc::sigaction,
+}
+
+impl std::fmt::Debug for SavedSignal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SavedSignal").field("signal", &self.signal).finish_non_exhaustive()
+    }
+}
+
+/// Has this process ignore a signal.
+///
+/// # Errors
+/// `EINVAL` for what is no signal, or can't be ignored.
+pub fn ignore_signal(signal: i32) -> io::Result<SavedSignal> {
+    let mut new = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: a sigaction of zeros is valid: default action, no flags, nothing blocked.
+    let new = unsafe { new.assume_init_mut() };
+    new.sa_sigaction = libc::SIG_IGN;
+    let mut old = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: both point to sigactions; ignoring runs no code.
+    let result = unsafe { libc::sigaction(signal, new, old.as_mut_ptr()) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has filled it.
+    Ok(SavedSignal { signal, action: unsafe { old.assume_init() } })
+}
+
+/// Has a signal do again what it did.
+///
+/// # Errors
+/// The kernel's.
+pub fn restore_signal(saved: &SavedSignal) -> io::Result<()> {
+    // SAFETY: the action was in force in this process, so a handler in it is code that is there.
+    let result = unsafe { libc::sigaction(saved.signal, &saved.action, ptr::null_mut()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A descriptor that is readable when a child has ended since it was last emptied.
+///
+/// While it exists SIGCHLD is blocked in the thread that made it.
+#[derive(Debug)]
+pub struct ChildSignals {
+    fd: OwnedFd,
+    before: Signals,
+}
+
+impl ChildSignals {
+    /// Blocks SIGCHLD in this thread and makes the descriptor.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn new() -> io::Result<ChildSignals> {
+        let set = Signals::of(&[libc::SIGCHLD]);
+        let mut before = Signals::none();
+        // SAFETY: both sets are initialised.
+        let result = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set.0, &mut before.0) };
+        if result != 0 {
+            return Err(io::Error::from_raw_os_error(result));
+        }
+        // SAFETY: an initialised set; -1 asks for a new descriptor.
+        let fd = unsafe { libc::signalfd(-1, &set.0, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+        if fd < 0 {
+            let error = io::Error::last_os_error();
+            restore_mask(&before);
+            return Err(error);
+        }
+        // SAFETY: a new descriptor that is nobody else's.
+        Ok(ChildSignals { fd: unsafe { OwnedFd::from_raw_fd(fd) }, before })
+    }
+
+    /// Empties it: from now on it tells of later ends only.
+    pub fn empty(&self) {
+        let mut bytes = [0u8; 128 * 4];
+        while rustix::io::read(&self.fd, &mut bytes).is_ok_and(|count| count > 0) {}
+    }
+}
+
+impl AsFd for ChildSignals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Drop for ChildSignals {
+    /// The thread blocks again what it blocked before.
+    fn drop(&mut self) {
+        restore_mask(&self.before);
+    }
+}
+
+fn restore_mask(mask: &Signals) {
+    // SAFETY: an initialised set; the old one is not asked for.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &mask.0, ptr::null_mut()) };
+}
