@@ -44,10 +44,18 @@ pub enum BarrierError {
 impl fmt::Display for BarrierError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            BarrierError::Broken { dead: Some(_) } => f.write_str("the barrier is broken: a process that took part in it has died"),
-            BarrierError::Broken { dead: None } => f.write_str("the barrier is broken: a party gave up, or it was reset"),
-            BarrierError::TimedOut => f.write_str("the barrier is broken: the others did not come in time"),
-            BarrierError::Interrupted => f.write_str("the barrier is broken: the wait was interrupted by a signal"),
+            BarrierError::Broken { dead: Some(_) } => {
+                f.write_str("the barrier is broken: a process that took part in it has died")
+            }
+            BarrierError::Broken { dead: None } => {
+                f.write_str("the barrier is broken: a party gave up, or it was reset")
+            }
+            BarrierError::TimedOut => {
+                f.write_str("the barrier is broken: the others did not come in time")
+            }
+            BarrierError::Interrupted => {
+                f.write_str("the barrier is broken: the wait was interrupted by a signal")
+            }
         }
     }
 }
@@ -104,7 +112,10 @@ impl RawBarrier {
             return 0;
         }
         let arrived = &records[..records.len() / 2];
-        arrived.iter().filter(|record| record.load(Ordering::SeqCst) != 0).count() as u32
+        arrived
+            .iter()
+            .filter(|record| record.load(Ordering::SeqCst) != 0)
+            .count() as u32
     }
 
     /// Whether it is broken.
@@ -117,14 +128,25 @@ impl RawBarrier {
     ///
     /// # Errors
     /// When the barrier is or gets broken. A time-out or an interruption breaks it.
-    pub fn arrive(&self, arena: &Arena, me: MemberId, records: &[AtomicU32], patience: &mut Patience<'_>) -> Result<Arrival, BarrierError> {
+    pub fn arrive(
+        &self,
+        arena: &Arena,
+        me: MemberId,
+        records: &[AtomicU32],
+        patience: &mut Patience<'_>,
+    ) -> Result<Arrival, BarrierError> {
         let (arrived, before) = records.split_at(records.len() / 2);
         let (state, place) = loop {
-            let held = self.lock.hold(arena, me, patience).map_err(|error| self.give_up(arena, me, error))?;
+            let held = self
+                .lock
+                .hold(arena, me, patience)
+                .map_err(|error| self.give_up(arena, me, error))?;
             let state = self.state.load(Ordering::SeqCst);
             match state & PHASE {
                 FILLING => {
-                    let place = arrived.iter().position(|record| record.load(Ordering::SeqCst) == 0);
+                    let place = arrived
+                        .iter()
+                        .position(|record| record.load(Ordering::SeqCst) == 0);
                     // A full row cannot be: the last to arrive changes the phase under this lock,
                     // unless it died in between; then its death is what the others find.
                     let Some(place) = place else {
@@ -134,7 +156,11 @@ impl RawBarrier {
                     arrived[place].store(me.to_raw(), Ordering::SeqCst);
                     if place + 1 == arrived.len() {
                         self.state.store(state & !PHASE | ACTION, Ordering::SeqCst);
-                        return Ok(Arrival { index: 0, leader: true, generation: state >> 2 });
+                        return Ok(Arrival {
+                            index: 0,
+                            leader: true,
+                            generation: state >> 2,
+                        });
                     }
                     break (state, place);
                 }
@@ -158,7 +184,11 @@ impl RawBarrier {
         if self.reset_at.load(Ordering::SeqCst) == (state >> 2).wrapping_add(1) {
             return Err(BarrierError::Broken { dead: None });
         }
-        Ok(Arrival { index, leader: false, generation: state >> 2 })
+        Ok(Arrival {
+            index,
+            leader: false,
+            generation: state >> 2,
+        })
     }
 
     /// Sleeps until `state` is no longer `seen`; breaks the barrier if a party has died.
@@ -198,7 +228,9 @@ impl RawBarrier {
     }
 
     fn broken(&self) -> BarrierError {
-        BarrierError::Broken { dead: MemberId::from_raw(self.dead.load(Ordering::SeqCst)) }
+        BarrierError::Broken {
+            dead: MemberId::from_raw(self.dead.load(Ordering::SeqCst)),
+        }
     }
 
     fn give_up(&self, _arena: &Arena, _me: MemberId, error: WaitError) -> BarrierError {
@@ -213,8 +245,14 @@ impl RawBarrier {
         if seen & PHASE == BROKEN {
             return;
         }
-        self.dead.store(dead.map_or(0, MemberId::to_raw), Ordering::SeqCst);
-        let _ = self.state.compare_exchange(seen, seen & !PHASE | BROKEN, Ordering::SeqCst, Ordering::SeqCst);
+        self.dead
+            .store(dead.map_or(0, MemberId::to_raw), Ordering::SeqCst);
+        let _ = self.state.compare_exchange(
+            seen,
+            seen & !PHASE | BROKEN,
+            Ordering::SeqCst,
+            Ordering::SeqCst,
+        );
         futex::wake(&self.state, u32::MAX);
     }
 
@@ -232,7 +270,10 @@ impl RawBarrier {
             old.store(new.swap(0, Ordering::SeqCst), Ordering::SeqCst);
         }
         let next = arrival.generation.wrapping_add(1) << 2 | FILLING;
-        let moved = self.state.compare_exchange(seen, next, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+        let moved = self
+            .state
+            .compare_exchange(seen, next, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok();
         futex::wake(&self.state, u32::MAX);
         if moved { Ok(()) } else { Err(self.broken()) }
     }
@@ -252,22 +293,42 @@ impl RawBarrier {
     ///
     /// # Errors
     /// When the time has passed or the interrupt hook asked to give up.
-    pub fn reset(&self, arena: &Arena, me: MemberId, records: &[AtomicU32], patience: &mut Patience<'_>) -> Result<(), WaitError> {
+    pub fn reset(
+        &self,
+        arena: &Arena,
+        me: MemberId,
+        records: &[AtomicU32],
+        patience: &mut Patience<'_>,
+    ) -> Result<(), WaitError> {
         let _held = self.lock.hold(arena, me, patience)?;
         let seen = self.state.load(Ordering::SeqCst);
-        self.reset_at.store((seen >> 2).wrapping_add(1), Ordering::SeqCst);
+        self.reset_at
+            .store((seen >> 2).wrapping_add(1), Ordering::SeqCst);
         for record in records {
             record.store(0, Ordering::SeqCst);
         }
         self.dead.store(0, Ordering::SeqCst);
-        self.state.store((seen >> 2).wrapping_add(1) << 2 | FILLING, Ordering::SeqCst);
+        self.state
+            .store((seen >> 2).wrapping_add(1) << 2 | FILLING, Ordering::SeqCst);
         futex::wake(&self.state, u32::MAX);
         Ok(())
     }
 }
 
-fn find_dead(arena: &Arena, me: MemberId, arrived: &[AtomicU32], before: &[AtomicU32]) -> Option<MemberId> {
-    let of = |record: &AtomicU32| MemberId::from_raw(record.load(Ordering::SeqCst)).filter(|&id| id != me);
+fn find_dead(
+    arena: &Arena,
+    me: MemberId,
+    arrived: &[AtomicU32],
+    before: &[AtomicU32],
+) -> Option<MemberId> {
+    let of = |record: &AtomicU32| {
+        MemberId::from_raw(record.load(Ordering::SeqCst)).filter(|&id| id != me)
+    };
     let dead = arrived.iter().filter_map(of).find(|&id| arena.is_dead(id));
-    dead.or_else(|| before.iter().filter_map(of).find(|&id| arena.is_dead(id) && !arena.has_left(id)))
+    dead.or_else(|| {
+        before
+            .iter()
+            .filter_map(of)
+            .find(|&id| arena.is_dead(id) && !arena.has_left(id))
+    })
 }

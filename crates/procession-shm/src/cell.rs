@@ -24,7 +24,13 @@ impl RawCell {
     ///
     /// # Errors
     /// When there is no memory; the cell is unchanged then.
-    pub fn replace(&self, arena: &Arena, me: MemberId, cell: Handle, contents: &Contents<'_>) -> Result<(), AllocError> {
+    pub fn replace(
+        &self,
+        arena: &Arena,
+        me: MemberId,
+        cell: Handle,
+        contents: &Contents<'_>,
+    ) -> Result<(), AllocError> {
         let parcel = arena.write_parcel(me, contents)?;
         arena.claim(parcel, cell, 0);
         // The commit.
@@ -41,7 +47,9 @@ impl RawCell {
     /// # Errors
     /// When its memory was overwritten.
     pub fn current(&self, arena: &Arena, me: MemberId) -> Result<Option<Handle>, Gone> {
-        let Some(parcel) = arena.handle_from_word(self.current.load(Ordering::SeqCst)) else { return Ok(None) };
+        let Some(parcel) = arena.handle_from_word(self.current.load(Ordering::SeqCst)) else {
+            return Ok(None);
+        };
         arena.acquire(me, parcel)?;
         Ok(Some(parcel))
     }
@@ -53,7 +61,9 @@ pub(crate) fn confirms(arena: &Arena, cell: Handle, object: Handle) -> bool {
 }
 
 pub(crate) fn take_apart(arena: &Arena, me: MemberId, cell: Handle) {
-    let Ok(raw) = arena.object::<RawCell>(cell, Kind::Cell) else { return };
+    let Ok(raw) = arena.object::<RawCell>(cell, Kind::Cell) else {
+        return;
+    };
     if let Some(parcel) = arena.handle_from_word(raw.current.load(Ordering::SeqCst)) {
         arena.reconsider(me, parcel);
     }

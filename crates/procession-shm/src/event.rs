@@ -30,7 +30,12 @@ impl RawEvent {
     /// Sets the flag and lets everyone through who waits. Does not block.
     pub fn set(&self) {
         let set = |word: u32| (word & SET == 0).then(|| word.wrapping_add(2) | SET);
-        if self.word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, set).is_ok() && self.sleepers.load(Ordering::SeqCst) > 0 {
+        if self
+            .word
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, set)
+            .is_ok()
+            && self.sleepers.load(Ordering::SeqCst) > 0
+        {
             futex::wake(&self.word, u32::MAX);
         }
     }
@@ -59,7 +64,11 @@ impl RawEvent {
                 break Ok(());
             }
             if let Err(error) = patience.park(&self.word, start, LOOK_AGAIN) {
-                break if through().is_some() { Ok(()) } else { Err(error) };
+                break if through().is_some() {
+                    Ok(())
+                } else {
+                    Err(error)
+                };
             }
         };
         self.sleepers.fetch_sub(1, Ordering::SeqCst);

@@ -49,7 +49,8 @@ impl Geometry {
     /// `reserve` is a multiple of a page and at least [`Geometry::LEAST`].
     pub(crate) fn new(reserve: usize) -> Geometry {
         // An eighth of the range for tables, split evenly, small classes counting four times.
-        let unit = reserve / 8 / (SMALL_CLASSES * 4 + (CLASSES - SMALL_CLASSES)) / (SLOT + 8 * PLANES);
+        let unit =
+            reserve / 8 / (SMALL_CLASSES * 4 + (CLASSES - SMALL_CLASSES)) / (SLOT + 8 * PLANES);
         let members = HEADER;
         let mut at = members + MEMBER * MEMBERS;
         let mut slots = [0; CLASSES];
@@ -57,7 +58,11 @@ impl Geometry {
         let mut before = [0; CLASSES];
         let mut total = 0;
         for class in 0..CLASSES {
-            let share = if class < SMALL_CLASSES { unit * 4 } else { unit };
+            let share = if class < SMALL_CLASSES {
+                unit * 4
+            } else {
+                unit
+            };
             let count = share.clamp(8, 1 << 20).min(reserve / class_size(class));
             slots[class] = at;
             // At most 2^20 by the clamp.
@@ -70,7 +75,16 @@ impl Geometry {
         // One word per slot and plane.
         let plane_bytes = (total * 8).next_multiple_of(PAGE);
         let objects = planes + plane_bytes * PLANES;
-        Geometry { reserve, members, slots, capacity, before, planes, plane_bytes, objects }
+        Geometry {
+            reserve,
+            members,
+            slots,
+            capacity,
+            before,
+            planes,
+            plane_bytes,
+            objects,
+        }
     }
 
     /// The smallest range in which the tables leave room for objects.
@@ -84,7 +98,11 @@ pub(crate) fn class_size(class: usize) -> usize {
 
 /// The class for an object of `length` bytes, or `None` if there is none that large.
 pub(crate) fn class_for(length: usize) -> Option<usize> {
-    let class = length.max(SMALLEST).checked_next_power_of_two()?.trailing_zeros() as usize - SMALLEST.trailing_zeros() as usize;
+    let class = length
+        .max(SMALLEST)
+        .checked_next_power_of_two()?
+        .trailing_zeros() as usize
+        - SMALLEST.trailing_zeros() as usize;
     (class < CLASSES).then_some(class)
 }
 
@@ -96,7 +114,11 @@ mod tests {
     fn every_range_leaves_most_of_itself_to_objects() {
         for shift in 23..=36 {
             let geometry = Geometry::new(1 << shift);
-            assert!(geometry.objects < (1 << shift) / 2, "2^{shift}: tables end at {:#x}", geometry.objects);
+            assert!(
+                geometry.objects < (1 << shift) / 2,
+                "2^{shift}: tables end at {:#x}",
+                geometry.objects
+            );
         }
     }
 

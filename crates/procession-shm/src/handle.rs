@@ -31,7 +31,11 @@ impl Handle {
         let word = |part: &[u8]| u32::from_le_bytes([part[0], part[1], part[2], part[3]]);
         let mut wide = [0; 8];
         wide.copy_from_slice(offset);
-        Handle { offset: u64::from_le_bytes(wide), slot: word(slot), generation: word(generation) }
+        Handle {
+            offset: u64::from_le_bytes(wide),
+            slot: word(slot),
+            generation: word(generation),
+        }
     }
 
     /// Slot and generation in one word: enough to name the object inside one arena, never zero for
@@ -86,8 +90,20 @@ impl Kind {
     pub(crate) fn from_word(word: u32) -> Option<Kind> {
         use Kind::*;
         [
-            Block, Parcel, Lock, RLock, Semaphore, BoundedSemaphore, WaitQueue, Event, Barrier, Queue,
-            Segment, Pool, LockedValue, Cell,
+            Block,
+            Parcel,
+            Lock,
+            RLock,
+            Semaphore,
+            BoundedSemaphore,
+            WaitQueue,
+            Event,
+            Barrier,
+            Queue,
+            Segment,
+            Pool,
+            LockedValue,
+            Cell,
         ]
         .into_iter()
         .find(|kind| *kind as u32 == word)

@@ -17,7 +17,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-#[allow(unsafe_code, reason = "the one place that turns offsets into references")]
+#[allow(
+    unsafe_code,
+    reason = "the one place that turns offsets into references"
+)]
 mod arena;
 #[allow(unsafe_code, reason = "declares what may live in shared memory")]
 mod barrier;
@@ -36,9 +39,9 @@ mod patience;
 #[allow(unsafe_code, reason = "declares what may live in shared memory")]
 pub mod pool_state;
 #[allow(unsafe_code, reason = "declares what may live in shared memory")]
-mod rlock;
-#[allow(unsafe_code, reason = "declares what may live in shared memory")]
 mod ring;
+#[allow(unsafe_code, reason = "declares what may live in shared memory")]
+mod rlock;
 #[allow(unsafe_code, reason = "declares what may live in shared memory")]
 mod semaphore;
 #[allow(unsafe_code, reason = "declares what may live in shared memory")]

@@ -73,7 +73,10 @@ impl RawLock {
     /// Acquires the lock without waiting, if it is free.
     #[inline]
     pub fn try_take(&self, me: MemberId) -> bool {
-        let taken = self.word.compare_exchange(0, me.to_raw(), Ordering::Acquire, Ordering::Relaxed).is_ok();
+        let taken = self
+            .word
+            .compare_exchange(0, me.to_raw(), Ordering::Acquire, Ordering::Relaxed)
+            .is_ok();
         if taken {
             self.thread.store(thread::id(), Ordering::Relaxed);
         }
@@ -86,7 +89,12 @@ impl RawLock {
     ///
     /// # Errors
     /// When the time has passed or the interrupt hook asked to give up; the lock is not held then.
-    pub fn acquire(&self, arena: &Arena, me: MemberId, patience: &mut Patience<'_>) -> Result<Acquired, WaitError> {
+    pub fn acquire(
+        &self,
+        arena: &Arena,
+        me: MemberId,
+        patience: &mut Patience<'_>,
+    ) -> Result<Acquired, WaitError> {
         if self.try_take(me) {
             return Ok(Acquired::Clean);
         }
@@ -98,16 +106,29 @@ impl RawLock {
         }
         self.sleepers.fetch_add(1, Ordering::Relaxed);
         let result = self.acquire_sleeping(arena, me, patience);
-        let _ = self.sleepers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1));
+        let _ = self
+            .sleepers
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
+                count.checked_sub(1)
+            });
         result
     }
 
-    fn acquire_sleeping(&self, arena: &Arena, me: MemberId, patience: &mut Patience<'_>) -> Result<Acquired, WaitError> {
+    fn acquire_sleeping(
+        &self,
+        arena: &Arena,
+        me: MemberId,
+        patience: &mut Patience<'_>,
+    ) -> Result<Acquired, WaitError> {
         let mine = me.to_raw() | WAITERS;
         loop {
             let seen = self.word.load(Ordering::Relaxed);
             if seen & !WAITERS == 0 {
-                if self.word.compare_exchange(seen, mine, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+                if self
+                    .word
+                    .compare_exchange(seen, mine, Ordering::Acquire, Ordering::Relaxed)
+                    .is_ok()
+                {
                     self.thread.store(thread::id(), Ordering::Relaxed);
                     return Ok(Acquired::Clean);
                 }
@@ -117,7 +138,12 @@ impl RawLock {
                 return Ok(acquired);
             }
             let marked = seen | WAITERS;
-            if seen != marked && self.word.compare_exchange(seen, marked, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+            if seen != marked
+                && self
+                    .word
+                    .compare_exchange(seen, marked, Ordering::Relaxed, Ordering::Relaxed)
+                    .is_err()
+            {
                 continue;
             }
             patience.park(&self.word, marked, CHECK_OWNER)?;
@@ -132,9 +158,14 @@ impl RawLock {
             return None;
         }
         let mine = me.to_raw() | WAITERS;
-        self.word.compare_exchange(seen, mine, Ordering::Acquire, Ordering::Relaxed).ok()?;
+        self.word
+            .compare_exchange(seen, mine, Ordering::Acquire, Ordering::Relaxed)
+            .ok()?;
         self.thread.store(thread::id(), Ordering::Relaxed);
-        Some(Acquired::OwnerDied { owner, info: arena.member(owner) })
+        Some(Acquired::OwnerDied {
+            owner,
+            info: arena.member(owner),
+        })
     }
 
     /// Releases the lock, whoever holds it, and wakes a waiter.
@@ -147,7 +178,11 @@ impl RawLock {
         if seen & WAITERS != 0 {
             futex::wake(&self.word, 1);
         }
-        if seen & !WAITERS == 0 { Err(NotHeld) } else { Ok(()) }
+        if seen & !WAITERS == 0 {
+            Err(NotHeld)
+        } else {
+            Ok(())
+        }
     }
 
     /// Who holds it.
@@ -162,12 +197,21 @@ impl RawLock {
 
     /// How many sleep waiting for it, about: a waiter that was killed stays counted for a while.
     pub fn waiters(&self) -> u32 {
-        if self.word.load(Ordering::Relaxed) & WAITERS == 0 { 0 } else { self.sleepers.load(Ordering::Relaxed) }
+        if self.word.load(Ordering::Relaxed) & WAITERS == 0 {
+            0
+        } else {
+            self.sleepers.load(Ordering::Relaxed)
+        }
     }
 
     /// Acquires for a short stretch of the crate's own, and releases when dropped. A dead owner's
     /// work is safe to go on with: it is as it was before or as it is after.
-    pub(crate) fn hold<'a>(&'a self, arena: &Arena, me: MemberId, patience: &mut Patience<'_>) -> Result<Hold<'a>, WaitError> {
+    pub(crate) fn hold<'a>(
+        &'a self,
+        arena: &Arena,
+        me: MemberId,
+        patience: &mut Patience<'_>,
+    ) -> Result<Hold<'a>, WaitError> {
         self.acquire(arena, me, patience).map(|_| Hold(self))
     }
 }

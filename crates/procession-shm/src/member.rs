@@ -178,7 +178,11 @@ impl Entry {
 
     fn name(&self) -> String {
         let length = (self.name_length.load(Ordering::Acquire) as usize).min(64);
-        let bytes: Vec<u8> = self.name.iter().flat_map(|word| word.load(Ordering::Relaxed).to_ne_bytes()).collect();
+        let bytes: Vec<u8> = self
+            .name
+            .iter()
+            .flat_map(|word| word.load(Ordering::Relaxed).to_ne_bytes())
+            .collect();
         String::from_utf8_lossy(&bytes[..length]).into_owned()
     }
 }
@@ -205,7 +209,12 @@ impl Arena {
     ///
     /// # Errors
     /// When there are too many.
-    pub fn reserve_member(&self, parent: Option<MemberId>, name: &str, role: Role) -> Result<MemberId, MembersFull> {
+    pub fn reserve_member(
+        &self,
+        parent: Option<MemberId>,
+        name: &str,
+        role: Role,
+    ) -> Result<MemberId, MembersFull> {
         for clear_first in [false, true] {
             if clear_first && let Some(by) = parent {
                 self.reap_dead(by);
@@ -221,14 +230,20 @@ impl Arena {
                 // A root keeps its entry for itself: should it die now, it is seen to be dead.
                 let reserver = parent.unwrap_or(id);
                 let taken = word(id.generation(), RESERVED, reserver.to_raw());
-                if entry.state.compare_exchange(seen, taken, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+                if entry
+                    .state
+                    .compare_exchange(seen, taken, Ordering::SeqCst, Ordering::SeqCst)
+                    .is_err()
+                {
                     continue;
                 }
                 self.note_member(index);
                 entry.pid.store(0, Ordering::Relaxed);
                 entry.start_time.store(0, Ordering::Relaxed);
                 entry.exit_noted.store(0, Ordering::Relaxed);
-                entry.parent.store(parent.map_or(0, MemberId::to_raw), Ordering::Relaxed);
+                entry
+                    .parent
+                    .store(parent.map_or(0, MemberId::to_raw), Ordering::Relaxed);
                 entry.role.store(role as u32, Ordering::Relaxed);
                 entry.set_name(name);
                 return Ok(id);
@@ -239,15 +254,22 @@ impl Arena {
 
     /// The calling process takes the entry that was kept for it. False if it was given up meanwhile.
     pub fn take_seat(&self, id: MemberId) -> bool {
-        let Some((entry, seen)) = self.entry_of(id) else { return false };
+        let Some((entry, seen)) = self.entry_of(id) else {
+            return false;
+        };
         if state_of(seen) != RESERVED {
             return false;
         }
         let pid = std::process::id();
         entry.pid.store(pid, Ordering::SeqCst);
-        entry.start_time.store(liveness::start_time(pid).unwrap_or(0), Ordering::SeqCst);
+        entry
+            .start_time
+            .store(liveness::start_time(pid).unwrap_or(0), Ordering::SeqCst);
         let alive = word(id.generation(), ALIVE, 0);
-        entry.state.compare_exchange(seen, alive, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+        entry
+            .state
+            .compare_exchange(seen, alive, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
     }
 
     /// The parent writes down whom it has started, so that a child that dies before it takes its
@@ -265,20 +287,30 @@ impl Arena {
 
     /// The calling process ends in good order. What it still holds goes back now.
     pub fn leave(&self, me: MemberId) {
-        let Some((entry, seen)) = self.entry_of(me) else { return };
+        let Some((entry, seen)) = self.entry_of(me) else {
+            return;
+        };
         let left = word(me.generation(), LEFT, 0);
-        if state_of(seen) == ALIVE && entry.state.compare_exchange(seen, left, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+        if state_of(seen) == ALIVE
+            && entry
+                .state
+                .compare_exchange(seen, left, Ordering::SeqCst, Ordering::SeqCst)
+                .is_ok()
+        {
             self.give_back_all(me, me);
         }
     }
 
     /// Whether this member is gone, or never was. Asks the kernel when the table says alive.
     pub fn is_dead(&self, id: MemberId) -> bool {
-        let Some((entry, seen)) = self.entry_of(id) else { return true };
+        let Some((entry, seen)) = self.entry_of(id) else {
+            return true;
+        };
         match state_of(seen) {
             ALIVE => {
                 let pid = entry.pid.load(Ordering::SeqCst);
-                pid != std::process::id() && !liveness::is_alive(pid, entry.start_time.load(Ordering::SeqCst))
+                pid != std::process::id()
+                    && !liveness::is_alive(pid, entry.start_time.load(Ordering::SeqCst))
             }
             RESERVED => self.is_seat_dead(id, entry, seen),
             _ => true,
@@ -288,7 +320,8 @@ impl Arena {
     fn is_seat_dead(&self, id: MemberId, entry: &Entry, seen: u64) -> bool {
         let pid = entry.pid.load(Ordering::SeqCst);
         if pid != 0 {
-            return pid != std::process::id() && !liveness::is_alive(pid, entry.start_time.load(Ordering::SeqCst));
+            return pid != std::process::id()
+                && !liveness::is_alive(pid, entry.start_time.load(Ordering::SeqCst));
         }
         match who_of(seen) {
             // A root between its two steps: nobody else can know it yet.
@@ -313,14 +346,21 @@ impl Arena {
     /// Gives back all that a dead member held and frees its entry. Does nothing if it is gone already.
     /// The caller knows that it is dead.
     pub fn reap(&self, by: MemberId, dead: MemberId) {
-        let Some((entry, seen)) = self.entry_of(dead) else { return };
+        let Some((entry, seen)) = self.entry_of(dead) else {
+            return;
+        };
         let claimed = word(dead.generation(), REAPING, by.to_raw());
         match state_of(seen) {
             FREE => return,
             REAPING if who_of(seen).is_some_and(|who| who != by && !self.is_dead(who)) => return,
             _ => {}
         }
-        if dead == by || entry.state.compare_exchange(seen, claimed, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+        if dead == by
+            || entry
+                .state
+                .compare_exchange(seen, claimed, Ordering::SeqCst, Ordering::SeqCst)
+                .is_err()
+        {
             return;
         }
         let bit = 1 << (dead.generation() % 64);
@@ -332,7 +372,9 @@ impl Arena {
         self.give_back_all(by, dead);
         let free = word(dead.generation().wrapping_add(1), FREE, 0);
         // Fails only if another took us for dead and did it all again: as good.
-        let _ = entry.state.compare_exchange(claimed, free, Ordering::SeqCst, Ordering::SeqCst);
+        let _ = entry
+            .state
+            .compare_exchange(claimed, free, Ordering::SeqCst, Ordering::SeqCst);
     }
 
     /// Reaps every member that the kernel says is dead.
@@ -343,7 +385,8 @@ impl Arena {
             // One that has left in good order is cleared away by its parent, which may still want
             // its exit status, or here once the parent is gone.
             let orphan = || {
-                let parent = MemberId::from_raw(self.member_entry(index).parent.load(Ordering::Relaxed));
+                let parent =
+                    MemberId::from_raw(self.member_entry(index).parent.load(Ordering::Relaxed));
                 parent.is_none_or(|parent| self.is_dead(parent))
             };
             match state_of(seen) {
@@ -368,7 +411,8 @@ impl Arena {
     /// What was written down, if anything was.
     pub fn exit_status(&self, id: MemberId) -> Option<i32> {
         let (entry, _) = self.entry_of(id)?;
-        (entry.exit_noted.load(Ordering::SeqCst) == 1).then(|| entry.exit_status.load(Ordering::SeqCst))
+        (entry.exit_noted.load(Ordering::SeqCst) == 1)
+            .then(|| entry.exit_status.load(Ordering::SeqCst))
     }
 
     /// What the table says of a member; `None` if it has been cleared away.

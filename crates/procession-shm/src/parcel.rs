@@ -51,13 +51,31 @@ struct Shape {
 }
 
 fn shape(arena: &Arena, parcel: Handle) -> Result<Shape, Gone> {
-    let gone = Gone { expected: Some(Kind::Parcel) };
+    let gone = Gone {
+        expected: Some(Kind::Parcel),
+    };
     let header: &[AtomicU64] = arena.objects(parcel, Kind::Parcel, 0, HEADER / WORD)?;
     let number = |at: usize| usize::try_from(header[at].load(Ordering::Acquire)).map_err(|_| gone);
-    let shape = Shape { tag: number(0)? as u32, blocks: number(1)?, mentions: number(2)?, bytes: number(3)? };
-    let entries = shape.blocks.checked_add(shape.mentions).and_then(|count| count.checked_mul(WORD)).ok_or(gone)?;
-    let total = entries.checked_add(HEADER).and_then(|sum| sum.checked_add(shape.bytes)).ok_or(gone)?;
-    if total > arena.length(parcel)? { Err(gone) } else { Ok(shape) }
+    let shape = Shape {
+        tag: number(0)? as u32,
+        blocks: number(1)?,
+        mentions: number(2)?,
+        bytes: number(3)?,
+    };
+    let entries = shape
+        .blocks
+        .checked_add(shape.mentions)
+        .and_then(|count| count.checked_mul(WORD))
+        .ok_or(gone)?;
+    let total = entries
+        .checked_add(HEADER)
+        .and_then(|sum| sum.checked_add(shape.bytes))
+        .ok_or(gone)?;
+    if total > arena.length(parcel)? {
+        Err(gone)
+    } else {
+        Ok(shape)
+    }
 }
 
 impl Arena {
@@ -65,10 +83,15 @@ impl Arena {
     ///
     /// # Errors
     /// When there is no memory; nothing is left behind.
-    pub fn write_parcel(&self, me: MemberId, contents: &Contents<'_>) -> Result<Handle, AllocError> {
+    pub fn write_parcel(
+        &self,
+        me: MemberId,
+        contents: &Contents<'_>,
+    ) -> Result<Handle, AllocError> {
         let entries = contents.buffers.len() + contents.mentions.len();
         let body = HEADER + entries * WORD;
-        let parcel = self.allocate_zeroed_to(me, body + contents.bytes.len(), Kind::Parcel, body)?;
+        let parcel =
+            self.allocate_zeroed_to(me, body + contents.bytes.len(), Kind::Parcel, body)?;
         let written = self.fill_parcel(me, parcel, contents);
         if written.is_err() {
             self.release(me, parcel);
@@ -76,11 +99,19 @@ impl Arena {
         written.map(|()| parcel)
     }
 
-    fn fill_parcel(&self, me: MemberId, parcel: Handle, contents: &Contents<'_>) -> Result<(), AllocError> {
-        let lost = AllocError::Memory { asked: contents.bytes.len() };
+    fn fill_parcel(
+        &self,
+        me: MemberId,
+        parcel: Handle,
+        contents: &Contents<'_>,
+    ) -> Result<(), AllocError> {
+        let lost = AllocError::Memory {
+            asked: contents.bytes.len(),
+        };
         let entries = contents.buffers.len() + contents.mentions.len();
-        let words: &[AtomicU64] =
-            self.objects(parcel, Kind::Parcel, 0, HEADER / WORD + entries).map_err(|_| lost)?;
+        let words: &[AtomicU64] = self
+            .objects(parcel, Kind::Parcel, 0, HEADER / WORD + entries)
+            .map_err(|_| lost)?;
         let (header, entries) = words.split_at(HEADER / WORD);
         let (blocks, mentions) = entries.split_at(contents.buffers.len());
         header[0].store(u64::from(contents.tag), Ordering::Relaxed);
@@ -91,7 +122,8 @@ impl Arena {
             let block = self.allocate_zeroed_to(me, buffer.len(), Kind::Block, 0)?;
             entry.store(block.to_word(), Ordering::SeqCst);
             self.claim(block, parcel, 0);
-            self.copy_in(block, Kind::Block, 0, buffer).map_err(|_| lost)?;
+            self.copy_in(block, Kind::Block, 0, buffer)
+                .map_err(|_| lost)?;
             self.release(me, block);
         }
         for (entry, mention) in mentions.iter().zip(contents.mentions) {
@@ -99,7 +131,8 @@ impl Arena {
             entry.store(mention.to_word(), Ordering::SeqCst);
         }
         let body = words.len() * WORD;
-        self.copy_in(parcel, Kind::Parcel, body, contents.bytes).map_err(|_| lost)
+        self.copy_in(parcel, Kind::Parcel, body, contents.bytes)
+            .map_err(|_| lost)
     }
 
     /// Reads a parcel that the caller holds a reference to, or whose container it has locked.
@@ -111,20 +144,38 @@ impl Arena {
         let words: &[AtomicU64] =
             self.objects(parcel, Kind::Parcel, HEADER, shape.blocks + shape.mentions)?;
         let mut names = words.iter().map(|word| {
-            self.handle_from_word(word.load(Ordering::SeqCst)).ok_or(Gone { expected: None })
+            self.handle_from_word(word.load(Ordering::SeqCst))
+                .ok_or(Gone { expected: None })
         });
-        let blocks = names.by_ref().take(shape.blocks).collect::<Result<_, _>>()?;
+        let blocks = names
+            .by_ref()
+            .take(shape.blocks)
+            .collect::<Result<_, _>>()?;
         let mentions = names.collect::<Result<_, _>>()?;
         let mut bytes = vec![0; shape.bytes];
-        self.copy_out(parcel, Kind::Parcel, HEADER + words.len() * WORD, &mut bytes)?;
-        Ok(ParcelView { tag: shape.tag, bytes, blocks, mentions })
+        self.copy_out(
+            parcel,
+            Kind::Parcel,
+            HEADER + words.len() * WORD,
+            &mut bytes,
+        )?;
+        Ok(ParcelView {
+            tag: shape.tag,
+            bytes,
+            blocks,
+            mentions,
+        })
     }
 }
 
 /// Lets go of all that a parcel held. Can be done again after a death half-way.
 pub(crate) fn take_apart(arena: &Arena, me: MemberId, parcel: Handle) {
-    let Ok(shape) = shape(arena, parcel) else { return };
-    let Ok(words) = arena.objects::<AtomicU64>(parcel, Kind::Parcel, HEADER, shape.blocks + shape.mentions) else {
+    let Ok(shape) = shape(arena, parcel) else {
+        return;
+    };
+    let Ok(words) =
+        arena.objects::<AtomicU64>(parcel, Kind::Parcel, HEADER, shape.blocks + shape.mentions)
+    else {
         return;
     };
     let (blocks, mentions) = words.split_at(shape.blocks);

@@ -60,24 +60,34 @@ impl fmt::Debug for Patience<'_> {
             Limit::Once => out.field("limit", &"once"),
             Limit::Until(at) => out.field("limit", &at),
         };
-        out.field("interruptible", &self.interrupt.is_some()).finish()
+        out.field("interruptible", &self.interrupt.is_some())
+            .finish()
     }
 }
 
 impl<'a> Patience<'a> {
     /// Waits as long as it takes.
     pub fn forever() -> Patience<'a> {
-        Patience { limit: Limit::Forever, interrupt: None }
+        Patience {
+            limit: Limit::Forever,
+            interrupt: None,
+        }
     }
 
     /// Tries once and does not wait.
     pub fn none() -> Patience<'a> {
-        Patience { limit: Limit::Once, interrupt: None }
+        Patience {
+            limit: Limit::Once,
+            interrupt: None,
+        }
     }
 
     /// Waits until a point in time.
     pub fn until(deadline: Instant) -> Patience<'a> {
-        Patience { limit: Limit::Until(deadline), interrupt: None }
+        Patience {
+            limit: Limit::Until(deadline),
+            interrupt: None,
+        }
     }
 
     /// Waits for a while; a while too long to be expressed is for ever.
@@ -110,7 +120,10 @@ impl<'a> Patience<'a> {
             Some(hook) => Some(&mut **hook),
             None => None,
         };
-        Patience { limit: self.limit, interrupt }
+        Patience {
+            limit: self.limit,
+            interrupt,
+        }
     }
 
     /// Whether it would wait at all.
@@ -135,7 +148,11 @@ impl<'a> Patience<'a> {
     /// How long one sleep may last that is to be repeated: at most `slice`, less if a limit or a
     /// hook asks for it.
     pub fn slice(&self, slice: Duration) -> Duration {
-        let slice = if self.interrupt.is_some() { slice.min(CHECK_SIGNALS) } else { slice };
+        let slice = if self.interrupt.is_some() {
+            slice.min(CHECK_SIGNALS)
+        } else {
+            slice
+        };
         self.left().map_or(slice, |left| left.min(slice))
     }
 
@@ -149,7 +166,11 @@ impl<'a> Patience<'a> {
         {
             return Err(WaitError::Interrupted);
         }
-        if self.is_over() { Err(WaitError::TimedOut) } else { Ok(()) }
+        if self.is_over() {
+            Err(WaitError::TimedOut)
+        } else {
+            Ok(())
+        }
     }
 
     /// Tries `attempt` again and again for the short while in which sleeping would cost more.
@@ -183,7 +204,12 @@ impl<'a> Patience<'a> {
     ///
     /// # Errors
     /// When the time has passed or the hook says so.
-    pub(crate) fn park(&mut self, word: &AtomicU32, expected: u32, slice: Duration) -> Result<Wake, WaitError> {
+    pub(crate) fn park(
+        &mut self,
+        word: &AtomicU32,
+        expected: u32,
+        slice: Duration,
+    ) -> Result<Wake, WaitError> {
         if self.is_over() {
             return Err(WaitError::TimedOut);
         }

@@ -177,12 +177,16 @@ impl WorkerSlot {
         // SYNC POINT (taken item): job and index become visible with the item. The queue's commit
         // comes later in program order and is a release itself: who sees the item as taken and the
         // taker dead also sees this.
-        self.item.store(held.item.wrapping_add(1), Ordering::Release);
+        self.item
+            .store(held.item.wrapping_add(1), Ordering::Release);
     }
 
     /// The result is committed: the worker has no task.
     pub fn settle(&self) {
-        self.done.store(self.done.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        self.done.store(
+            self.done.load(Ordering::Relaxed).wrapping_add(1),
+            Ordering::Relaxed,
+        );
         // SYNC POINT (settled item): the result's commit becomes visible before this does.
         self.item.store(0, Ordering::Release);
     }
@@ -191,7 +195,11 @@ impl WorkerSlot {
     pub fn held(&self) -> Option<Held> {
         // SYNC POINT (taken item, settled item): pairs with `take` and `settle`.
         let item = self.item.load(Ordering::Acquire).checked_sub(1)?;
-        Some(Held { item, job: self.job.load(Ordering::Relaxed), index: self.index.load(Ordering::Relaxed) })
+        Some(Held {
+            item,
+            job: self.job.load(Ordering::Relaxed),
+            index: self.index.load(Ordering::Relaxed),
+        })
     }
 
     /// How many results the worker has committed.
@@ -245,7 +253,11 @@ mod tests {
     fn a_slot_tells_its_task_from_take_to_settle() {
         let slot = slot();
         assert_eq!(slot.held(), None);
-        let held = Held { item: 0, job: 7, index: 3 };
+        let held = Held {
+            item: 0,
+            job: 7,
+            index: 3,
+        };
         slot.take(held);
         assert_eq!(slot.held(), Some(held));
         slot.settle();

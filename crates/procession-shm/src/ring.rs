@@ -63,9 +63,13 @@ impl fmt::Display for PutError {
         match self {
             PutError::Full => f.write_str("the queue is full"),
             PutError::Closed => f.write_str("the queue is closed"),
-            PutError::Interrupted => f.write_str("the wait for room in the queue was interrupted by a signal"),
+            PutError::Interrupted => {
+                f.write_str("the wait for room in the queue was interrupted by a signal")
+            }
             PutError::Memory(error) => write!(f, "the message was not put: {error}"),
-            PutError::Gone => f.write_str("the queue no longer exists, or its memory was overwritten"),
+            PutError::Gone => {
+                f.write_str("the queue no longer exists, or its memory was overwritten")
+            }
         }
     }
 }
@@ -206,7 +210,13 @@ impl<'a> Ring<'a> {
             return None;
         }
         let base = segment.base.load(Ordering::Relaxed);
-        Some(Ring { segment, start: offset + SEGMENT_HEADER, bytes, base, units })
+        Some(Ring {
+            segment,
+            start: offset + SEGMENT_HEADER,
+            bytes,
+            base,
+            units,
+        })
     }
 
     fn place(&self, position: u32) -> usize {
@@ -243,7 +253,13 @@ impl RawQueue {
     ///
     /// # Errors
     /// When there is no memory.
-    pub fn prepare(&self, arena: &Arena, me: MemberId, queue: Handle, capacity: u32) -> Result<(), AllocError> {
+    pub fn prepare(
+        &self,
+        arena: &Arena,
+        me: MemberId,
+        queue: Handle,
+        capacity: u32,
+    ) -> Result<(), AllocError> {
         self.capacity.store(capacity, Ordering::Relaxed);
         let first = new_segment(arena, me, queue, 0, FIRST_UNITS)?;
         self.head_segment.store(first.to_word(), Ordering::SeqCst);
@@ -259,7 +275,11 @@ impl RawQueue {
         let tail = count_of(self.tail.load(Ordering::SeqCst));
         let length = tail.wrapping_sub(head);
         let capacity = self.capacity.load(Ordering::Relaxed);
-        if capacity == 0 { length } else { length.min(capacity) }
+        if capacity == 0 {
+            length
+        } else {
+            length.min(capacity)
+        }
     }
 
     /// Whether it is empty.
@@ -305,15 +325,28 @@ impl RawQueue {
     ///
     /// # Errors
     /// See [`PutError`]; the message is not in the queue then.
-    pub fn put(&self, arena: &Arena, me: MemberId, queue: Handle, contents: &Contents<'_>, patience: &mut Patience<'_>) -> Result<(), PutError> {
+    pub fn put(
+        &self,
+        arena: &Arena,
+        me: MemberId,
+        queue: Handle,
+        contents: &Contents<'_>,
+        patience: &mut Patience<'_>,
+    ) -> Result<(), PutError> {
         if self.is_closed() {
             return Err(PutError::Closed);
         }
         if self.is_full() && patience.is_none() {
             return Err(PutError::Full);
         }
-        let plain = contents.buffers.is_empty() && contents.mentions.is_empty() && contents.bytes.len() < INLINE;
-        let parcel = if plain { None } else { Some(arena.write_parcel(me, contents).map_err(PutError::Memory)?) };
+        let plain = contents.buffers.is_empty()
+            && contents.mentions.is_empty()
+            && contents.bytes.len() < INLINE;
+        let parcel = if plain {
+            None
+        } else {
+            Some(arena.write_parcel(me, contents).map_err(PutError::Memory)?)
+        };
         let done = self.put_record(arena, me, queue, contents, parcel, patience);
         if let Some(parcel) = parcel {
             // Once committed the queue holds it; else this frees it.
@@ -345,7 +378,8 @@ impl RawQueue {
         let held = loop {
             // A lock that is held for a moment is waited for even by those who would not wait.
             let held = if patience.is_none() {
-                self.put_lock.hold(arena, me, &mut Patience::timeout(LOOK_AGAIN))
+                self.put_lock
+                    .hold(arena, me, &mut Patience::timeout(LOOK_AGAIN))
             } else {
                 self.put_lock.hold(arena, me, patience)
             };
@@ -370,20 +404,38 @@ impl RawQueue {
         ring.write(arena, units_of(tail), 0, &head);
         ring.write(arena, units_of(tail), UNIT, body);
         // The commit. SYNC POINT with the load of `tail` in `get`.
-        self.tail.store(pack(count_of(tail).wrapping_add(1), units_of(tail).wrapping_add(units)), Ordering::SeqCst);
+        self.tail.store(
+            pack(
+                count_of(tail).wrapping_add(1),
+                units_of(tail).wrapping_add(units),
+            ),
+            Ordering::SeqCst,
+        );
         drop(held);
         Ok(())
     }
 
     /// The ring at the tail, with room for `units`; makes a new segment if need be. Under `put_lock`.
-    fn room_for<'a>(&self, arena: &'a Arena, me: MemberId, queue: Handle, position: u32, units: u32) -> Result<Ring<'a>, PutError> {
+    fn room_for<'a>(
+        &self,
+        arena: &'a Arena,
+        me: MemberId,
+        queue: Handle,
+        position: u32,
+        units: u32,
+    ) -> Result<Ring<'a>, PutError> {
         loop {
             let word = self.tail_segment.load(Ordering::SeqCst);
             let ring = Ring::of(arena, word).ok_or(PutError::Gone)?;
             let next = ring.segment.next.load(Ordering::SeqCst);
             if next != 0 {
                 // A producer died after linking it.
-                let _ = self.tail_segment.compare_exchange(word, next, Ordering::SeqCst, Ordering::SeqCst);
+                let _ = self.tail_segment.compare_exchange(
+                    word,
+                    next,
+                    Ordering::SeqCst,
+                    Ordering::SeqCst,
+                );
                 continue;
             }
             let head = units_of(self.head.load(Ordering::SeqCst));
@@ -393,13 +445,20 @@ impl RawQueue {
             if used.checked_add(units).is_some_and(|sum| sum <= ring.units) {
                 return Ok(ring);
             }
-            let wanted = (ring.units as usize * 2 * UNIT).min(LARGEST).max(units as usize * UNIT * 4);
+            let wanted = (ring.units as usize * 2 * UNIT)
+                .min(LARGEST)
+                .max(units as usize * UNIT * 4);
             // At most a few MiB: fits.
             let larger = (wanted.next_power_of_two() / UNIT) as u32;
             let new = new_segment(arena, me, queue, position, larger).map_err(PutError::Memory)?;
             // The commit of the new segment.
             ring.segment.next.store(new.to_word(), Ordering::SeqCst);
-            let _ = self.tail_segment.compare_exchange(word, new.to_word(), Ordering::SeqCst, Ordering::SeqCst);
+            let _ = self.tail_segment.compare_exchange(
+                word,
+                new.to_word(),
+                Ordering::SeqCst,
+                Ordering::SeqCst,
+            );
             arena.release(me, new);
         }
     }
@@ -467,7 +526,8 @@ impl RawQueue {
         taken: &mut dyn FnMut(u32, u32, &[u8]),
     ) -> Result<Option<Entry>, GetError> {
         let held = if patience.is_none() {
-            self.get_lock.hold(arena, me, &mut Patience::timeout(LOOK_AGAIN))
+            self.get_lock
+                .hold(arena, me, &mut Patience::timeout(LOOK_AGAIN))
         } else {
             self.get_lock.hold(arena, me, patience)
         };
@@ -480,7 +540,9 @@ impl RawQueue {
         if count_of(head) == count_of(tail) {
             return Ok(None);
         }
-        let ring = self.front(arena, me, units_of(head)).ok_or(GetError::Gone)?;
+        let ring = self
+            .front(arena, me, units_of(head))
+            .ok_or(GetError::Gone)?;
         let mut word = [0; UNIT];
         ring.read(arena, units_of(head), 0, &mut word);
         let word = u64::from_ne_bytes(word);
@@ -507,7 +569,13 @@ impl RawQueue {
         taken(count_of(head), tag, &peek[..peek.len().min(PEEK)]);
         let units = record_units(length);
         // The commit. SYNC POINT with the load of `head` in `room_for` and `is_full`.
-        self.head.store(pack(count_of(head).wrapping_add(1), units_of(head).wrapping_add(units)), Ordering::SeqCst);
+        self.head.store(
+            pack(
+                count_of(head).wrapping_add(1),
+                units_of(head).wrapping_add(units),
+            ),
+            Ordering::SeqCst,
+        );
         Ok(Some(entry))
     }
 
@@ -523,7 +591,9 @@ impl RawQueue {
             if Ring::of(arena, next)?.base != position {
                 return Some(ring);
             }
-            let _ = self.tail_segment.compare_exchange(word, next, Ordering::SeqCst, Ordering::SeqCst);
+            let _ =
+                self.tail_segment
+                    .compare_exchange(word, next, Ordering::SeqCst, Ordering::SeqCst);
             self.head_segment.store(next, Ordering::SeqCst);
             if let Some(old) = arena.handle_from_word(word) {
                 arena.reconsider(me, old);
@@ -558,7 +628,11 @@ impl RawQueue {
     /// # Errors
     /// When the time has passed or the interrupt hook asked to give up.
     pub fn wait_readable(&self, patience: &mut Patience<'_>) -> Result<(), WaitError> {
-        if !self.is_empty() || self.is_closed() { Ok(()) } else { self.await_message(patience) }
+        if !self.is_empty() || self.is_closed() {
+            Ok(())
+        } else {
+            self.await_message(patience)
+        }
     }
 
     /// Reports one message done.
@@ -568,7 +642,10 @@ impl RawQueue {
     pub fn task_done(&self) -> Result<(), TooManyDone> {
         let put = || count_of(self.tail.load(Ordering::SeqCst));
         let more = |done: u32| (done != put()).then(|| done.wrapping_add(1));
-        let before = self.done.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).map_err(|_| TooManyDone)?;
+        let before = self
+            .done
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, more)
+            .map_err(|_| TooManyDone)?;
         if before.wrapping_add(1) == put() && self.join_sleepers.load(Ordering::SeqCst) > 0 {
             futex::wake(&self.done, u32::MAX);
         }
@@ -595,10 +672,18 @@ impl RawQueue {
     }
 }
 
-fn new_segment(arena: &Arena, me: MemberId, queue: Handle, base: u32, units: u32) -> Result<Handle, AllocError> {
+fn new_segment(
+    arena: &Arena,
+    me: MemberId,
+    queue: Handle,
+    base: u32,
+    units: u32,
+) -> Result<Handle, AllocError> {
     let length = SEGMENT_HEADER + units as usize * UNIT;
     let handle = arena.allocate_zeroed_to(me, length, Kind::Segment, SEGMENT_HEADER)?;
-    let segment: &Segment = arena.object(handle, Kind::Segment).map_err(|_| AllocError::Memory { asked: length })?;
+    let segment: &Segment = arena
+        .object(handle, Kind::Segment)
+        .map_err(|_| AllocError::Memory { asked: length })?;
     segment.base.store(base, Ordering::Relaxed);
     segment.units.store(units, Ordering::Relaxed);
     arena.claim(handle, queue, SEGMENT);
@@ -619,7 +704,9 @@ fn chain<'a>(arena: &'a Arena, queue: &'a RawQueue) -> impl Iterator<Item = Hand
 
 /// Whether `object` is what the queue holds at `place`.
 pub(crate) fn confirms(arena: &Arena, queue: Handle, place: u32, object: Handle) -> bool {
-    let Ok(raw) = arena.object::<RawQueue>(queue, Kind::Queue) else { return false };
+    let Ok(raw) = arena.object::<RawQueue>(queue, Kind::Queue) else {
+        return false;
+    };
     if place == SEGMENT && arena.kind(object) == Ok(Kind::Segment) {
         return chain(arena, raw).any(|segment| segment == object);
     }
@@ -632,11 +719,15 @@ pub(crate) fn confirms(arena: &Arena, queue: Handle, place: u32, object: Handle)
 
 /// Lets go of all that a queue held. Can be done again after a death half-way.
 pub(crate) fn take_apart(arena: &Arena, me: MemberId, queue: Handle) {
-    let Ok(raw) = arena.object::<RawQueue>(queue, Kind::Queue) else { return };
+    let Ok(raw) = arena.object::<RawQueue>(queue, Kind::Queue) else {
+        return;
+    };
     let tail = raw.tail.load(Ordering::SeqCst);
     let mut head = raw.head.load(Ordering::SeqCst);
     while count_of(head) != count_of(tail) {
-        let Some(ring) = raw.front(arena, me, units_of(head)) else { break };
+        let Some(ring) = raw.front(arena, me, units_of(head)) else {
+            break;
+        };
         let mut word = [0; UNIT];
         ring.read(arena, units_of(head), 0, &mut word);
         let word = u64::from_ne_bytes(word);
@@ -649,7 +740,10 @@ pub(crate) fn take_apart(arena: &Arena, me: MemberId, queue: Handle) {
             ring.read(arena, units_of(head), UNIT, &mut name);
             arena.reconsider(me, Handle::from_bytes(name));
         }
-        head = pack(count_of(head).wrapping_add(1), units_of(head).wrapping_add(record_units(length)));
+        head = pack(
+            count_of(head).wrapping_add(1),
+            units_of(head).wrapping_add(record_units(length)),
+        );
         raw.head.store(head, Ordering::SeqCst);
     }
     let segments: Vec<Handle> = chain(arena, raw).collect();

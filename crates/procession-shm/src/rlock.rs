@@ -48,10 +48,18 @@ impl RawRLock {
     ///
     /// # Panics
     /// When one thread acquires it 2^32 times.
-    pub fn acquire(&self, arena: &Arena, me: MemberId, times: u32, patience: &mut Patience<'_>) -> Result<Acquired, WaitError> {
+    pub fn acquire(
+        &self,
+        arena: &Arena,
+        me: MemberId,
+        times: u32,
+        patience: &mut Patience<'_>,
+    ) -> Result<Acquired, WaitError> {
         if self.is_mine(me) {
             let count = self.count.load(Ordering::Relaxed);
-            let more = count.checked_add(times).expect("a recursive lock acquired 2^32 times by one thread");
+            let more = count
+                .checked_add(times)
+                .expect("a recursive lock acquired 2^32 times by one thread");
             self.count.store(more, Ordering::Relaxed);
             return Ok(Acquired::Clean);
         }
@@ -98,7 +106,11 @@ impl RawRLock {
 
     /// How many times it is acquired.
     pub fn count(&self) -> u32 {
-        if self.lock.owner().is_some() { self.count.load(Ordering::Relaxed) } else { 0 }
+        if self.lock.owner().is_some() {
+            self.count.load(Ordering::Relaxed)
+        } else {
+            0
+        }
     }
 
     /// Who holds it.

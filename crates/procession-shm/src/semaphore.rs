@@ -57,12 +57,17 @@ impl RawSemaphore {
 
     /// Bytes behind the structure for the owners of `bound` permits.
     pub fn owner_bytes(bound: u32) -> usize {
-        if bound <= Self::OWNED { bound as usize * size_of::<AtomicU32>() } else { 0 }
+        if bound <= Self::OWNED {
+            bound as usize * size_of::<AtomicU32>()
+        } else {
+            0
+        }
     }
 
     /// Sets the value, before anyone else knows the semaphore. `bounded`: it can't rise above it.
     pub fn prepare(&self, value: u32, bounded: bool) {
-        self.bound.store(if bounded { value.max(1) } else { 0 }, Ordering::Relaxed);
+        self.bound
+            .store(if bounded { value.max(1) } else { 0 }, Ordering::Relaxed);
         self.word.store(value, Ordering::SeqCst);
     }
 
@@ -77,7 +82,13 @@ impl RawSemaphore {
         owners: &[AtomicU32],
         patience: &mut Patience<'_>,
     ) -> Result<(), WaitError> {
-        let attempt = || if owners.is_empty() { self.take_plain() } else { take_owned(me, owners) };
+        let attempt = || {
+            if owners.is_empty() {
+                self.take_plain()
+            } else {
+                take_owned(me, owners)
+            }
+        };
         if attempt().is_some() {
             return Ok(());
         }
@@ -87,12 +98,19 @@ impl RawSemaphore {
         if patience.spin(attempt).is_some() {
             return Ok(());
         }
-        let slice = if owners.is_empty() { LOOK_AGAIN } else { CHECK_OWNER };
+        let slice = if owners.is_empty() {
+            LOOK_AGAIN
+        } else {
+            CHECK_OWNER
+        };
         self.sleepers.fetch_add(1, Ordering::SeqCst);
         let result = loop {
             // The word before the attempt: a release in between changes it and ends the sleep.
             let seen = self.word.load(Ordering::SeqCst);
-            if attempt().or_else(|| take_from_dead(arena, me, owners)).is_some() {
+            if attempt()
+                .or_else(|| take_from_dead(arena, me, owners))
+                .is_some()
+            {
                 break Ok(());
             }
             let expected = if owners.is_empty() { 0 } else { seen };
@@ -105,7 +123,12 @@ impl RawSemaphore {
     }
 
     fn take_plain(&self) -> Option<()> {
-        self.word.fetch_update(Ordering::SeqCst, Ordering::Relaxed, |value| value.checked_sub(1)).ok().map(|_| ())
+        self.word
+            .fetch_update(Ordering::SeqCst, Ordering::Relaxed, |value| {
+                value.checked_sub(1)
+            })
+            .ok()
+            .map(|_| ())
     }
 
     /// Gives `count` permits back, or adds them.
@@ -114,15 +137,30 @@ impl RawSemaphore {
     ///
     /// # Errors
     /// When there would be too many; then none is added.
-    pub fn release(&self, me: MemberId, owners: &[AtomicU32], count: u32) -> Result<(), ReleaseError> {
+    pub fn release(
+        &self,
+        me: MemberId,
+        owners: &[AtomicU32],
+        count: u32,
+    ) -> Result<(), ReleaseError> {
         if owners.is_empty() {
             let bound = self.bound.load(Ordering::Relaxed);
-            let (most, error) =
-                if bound == 0 { (MAX_VALUE, ReleaseError::Overflow) } else { (bound, ReleaseError::TooMany) };
+            let (most, error) = if bound == 0 {
+                (MAX_VALUE, ReleaseError::Overflow)
+            } else {
+                (bound, ReleaseError::TooMany)
+            };
             let add = |value: u32| value.checked_add(count).filter(|&sum| sum <= most);
-            self.word.fetch_update(Ordering::SeqCst, Ordering::Relaxed, add).map_err(|_| error)?;
+            self.word
+                .fetch_update(Ordering::SeqCst, Ordering::Relaxed, add)
+                .map_err(|_| error)?;
         } else {
-            if owners.iter().filter(|owner| owner.load(Ordering::SeqCst) != 0).count() < count as usize {
+            if owners
+                .iter()
+                .filter(|owner| owner.load(Ordering::SeqCst) != 0)
+                .count()
+                < count as usize
+            {
                 return Err(ReleaseError::TooMany);
             }
             for _ in 0..count {
@@ -141,7 +179,10 @@ impl RawSemaphore {
         if owners.is_empty() {
             return self.word.load(Ordering::SeqCst);
         }
-        owners.iter().filter(|owner| owner.load(Ordering::SeqCst) == 0).count() as u32
+        owners
+            .iter()
+            .filter(|owner| owner.load(Ordering::SeqCst) == 0)
+            .count() as u32
     }
 
     /// How many sleep waiting, about: one that was killed stays counted.
@@ -153,7 +194,9 @@ impl RawSemaphore {
 fn take_owned(me: MemberId, owners: &[AtomicU32]) -> Option<()> {
     let take = |owner: &&AtomicU32| {
         owner.load(Ordering::Relaxed) == 0
-            && owner.compare_exchange(0, me.to_raw(), Ordering::SeqCst, Ordering::Relaxed).is_ok()
+            && owner
+                .compare_exchange(0, me.to_raw(), Ordering::SeqCst, Ordering::Relaxed)
+                .is_ok()
     };
     owners.iter().find(take).map(|_| ())
 }
@@ -162,13 +205,18 @@ fn take_from_dead(arena: &Arena, me: MemberId, owners: &[AtomicU32]) -> Option<(
     let mut alive = None;
     for owner in owners {
         let seen = owner.load(Ordering::SeqCst);
-        let Some(id) = MemberId::from_raw(seen) else { continue };
+        let Some(id) = MemberId::from_raw(seen) else {
+            continue;
+        };
         if Some(id) == alive || id == me {
             continue;
         }
         if !arena.is_dead(id) {
             alive = Some(id);
-        } else if owner.compare_exchange(seen, me.to_raw(), Ordering::SeqCst, Ordering::Relaxed).is_ok() {
+        } else if owner
+            .compare_exchange(seen, me.to_raw(), Ordering::SeqCst, Ordering::Relaxed)
+            .is_ok()
+        {
             return Some(());
         }
     }
@@ -177,8 +225,14 @@ fn take_from_dead(arena: &Arena, me: MemberId, owners: &[AtomicU32]) -> Option<(
 
 fn give_owned(me: MemberId, owners: &[AtomicU32]) -> Option<()> {
     let mine = |owner: &&AtomicU32| {
-        owner.compare_exchange(me.to_raw(), 0, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+        owner
+            .compare_exchange(me.to_raw(), 0, Ordering::SeqCst, Ordering::Relaxed)
+            .is_ok()
     };
     let any = |owner: &&AtomicU32| owner.swap(0, Ordering::SeqCst) != 0;
-    owners.iter().find(mine).or_else(|| owners.iter().find(any)).map(|_| ())
+    owners
+        .iter()
+        .find(mine)
+        .or_else(|| owners.iter().find(any))
+        .map(|_| ())
 }

@@ -76,16 +76,24 @@ impl RawWaitQueue {
         let claim = |from: &dyn Fn(u32) -> bool| {
             self.records.iter().position(|record| {
                 let seen = record.owner.load(Ordering::SeqCst);
-                from(seen) && record.owner.compare_exchange(seen, me.to_raw(), Ordering::SeqCst, Ordering::SeqCst).is_ok()
+                from(seen)
+                    && record
+                        .owner
+                        .compare_exchange(seen, me.to_raw(), Ordering::SeqCst, Ordering::SeqCst)
+                        .is_ok()
             })
         };
-        let dead = |seen: u32| MemberId::from_raw(seen).is_some_and(|id| id != me && arena.is_dead(id));
+        let dead =
+            |seen: u32| MemberId::from_raw(seen).is_some_and(|id| id != me && arena.is_dead(id));
         let Some(index) = claim(&|seen| seen == 0).or_else(|| claim(&dead)) else {
             self.overflow_sleepers.fetch_add(1, Ordering::SeqCst);
             return Ticket(self.overflow.load(Ordering::SeqCst) & !SHARED | SHARED);
         };
         let record = &self.records[index];
-        record.turn.store(self.next_turn.fetch_add(1, Ordering::SeqCst), Ordering::SeqCst);
+        record.turn.store(
+            self.next_turn.fetch_add(1, Ordering::SeqCst),
+            Ordering::SeqCst,
+        );
         record.state.store(WAITING, Ordering::SeqCst);
         // Fits: there are few records.
         Ticket(index as u32)
@@ -99,17 +107,25 @@ impl RawWaitQueue {
         if ticket.0 & SHARED != 0 {
             return self.wait_shared(ticket, patience);
         }
-        let Some(record) = self.records.get(ticket.0 as usize) else { return Ok(()) };
+        let Some(record) = self.records.get(ticket.0 as usize) else {
+            return Ok(());
+        };
         let notified = || (record.state.load(Ordering::SeqCst) != WAITING).then_some(());
         let mut result = Ok(());
         if notified().is_none() && patience.spin(notified).is_none() {
             while result.is_ok() && notified().is_none() {
-                result = patience.park(&record.state, WAITING, LOOK_AGAIN).map(|_| ());
+                result = patience
+                    .park(&record.state, WAITING, LOOK_AGAIN)
+                    .map(|_| ());
             }
         }
         if record.state.swap(IDLE, Ordering::SeqCst) == NOTIFIED {
             // Notified after all, perhaps at the last moment: not to be wasted.
-            result = if result == Err(WaitError::Interrupted) { result } else { Ok(()) };
+            result = if result == Err(WaitError::Interrupted) {
+                result
+            } else {
+                Ok(())
+            };
         }
         record.owner.store(0, Ordering::SeqCst);
         result
@@ -124,7 +140,11 @@ impl RawWaitQueue {
             }
             result = patience.park(&self.overflow, now, LOOK_AGAIN).map(|_| ());
         }
-        let _ = self.overflow_sleepers.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| count.checked_sub(1));
+        let _ = self
+            .overflow_sleepers
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| {
+                count.checked_sub(1)
+            });
         result
     }
 
@@ -134,7 +154,10 @@ impl RawWaitQueue {
         let mut waiting: Vec<(u64, &Record)> = self
             .records
             .iter()
-            .filter(|record| record.owner.load(Ordering::SeqCst) != 0 && record.state.load(Ordering::SeqCst) == WAITING)
+            .filter(|record| {
+                record.owner.load(Ordering::SeqCst) != 0
+                    && record.state.load(Ordering::SeqCst) == WAITING
+            })
             .map(|record| (record.turn.load(Ordering::SeqCst), record))
             .collect();
         waiting.sort_by_key(|(turn, _)| *turn);
@@ -143,7 +166,11 @@ impl RawWaitQueue {
             if woken == count {
                 return woken;
             }
-            if record.state.compare_exchange(WAITING, NOTIFIED, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+            if record
+                .state
+                .compare_exchange(WAITING, NOTIFIED, Ordering::SeqCst, Ordering::SeqCst)
+                .is_err()
+            {
                 continue;
             }
             if futex::wake(&record.state, 1) > 0 {
@@ -154,12 +181,18 @@ impl RawWaitQueue {
             let owner = record.owner.load(Ordering::SeqCst);
             match MemberId::from_raw(owner) {
                 Some(id) if id != me && arena.is_dead(id) => {
-                    let _ = record.owner.compare_exchange(owner, 0, Ordering::SeqCst, Ordering::SeqCst);
+                    let _ =
+                        record
+                            .owner
+                            .compare_exchange(owner, 0, Ordering::SeqCst, Ordering::SeqCst);
                 }
                 _ => woken += 1,
             }
         }
-        let shared = self.overflow_sleepers.load(Ordering::SeqCst).min(count - woken);
+        let shared = self
+            .overflow_sleepers
+            .load(Ordering::SeqCst)
+            .min(count - woken);
         if shared > 0 {
             self.overflow.fetch_add(1, Ordering::SeqCst);
             futex::wake(&self.overflow, u32::MAX);
@@ -170,7 +203,8 @@ impl RawWaitQueue {
     /// How many wait, killed ones that nobody has come across yet included.
     pub fn waiters(&self) -> u32 {
         let records = self.records.iter().filter(|record| {
-            record.owner.load(Ordering::SeqCst) != 0 && record.state.load(Ordering::SeqCst) == WAITING
+            record.owner.load(Ordering::SeqCst) != 0
+                && record.state.load(Ordering::SeqCst) == WAITING
         });
         records.count() as u32 + self.overflow_sleepers.load(Ordering::SeqCst)
     }

@@ -17,7 +17,9 @@ fn seconds(n: u64) -> Patience<'static> {
 
 /// Forks; the child becomes a member, runs `body`, and ends without any clean-up.
 fn fork(arena: &'static Arena, by: MemberId, body: impl FnOnce(MemberId)) -> Child {
-    let seat = arena.reserve_member(Some(by), "child", Role::Process).expect("a seat");
+    let seat = arena
+        .reserve_member(Some(by), "child", Role::Process)
+        .expect("a seat");
     // SAFETY: the child runs only `body`, which uses shared memory and plain memory, and then
     // leaves by _exit.
     let pid = unsafe { libc::fork() };
@@ -51,7 +53,11 @@ impl Child {
             // SAFETY: our own child; `status` is ours.
             let got = unsafe { libc::waitpid(self.pid, &mut status, libc::WNOHANG) };
             if got == self.pid {
-                return if libc::WIFSIGNALED(status) { -libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) };
+                return if libc::WIFSIGNALED(status) {
+                    -libc::WTERMSIG(status)
+                } else {
+                    libc::WEXITSTATUS(status)
+                };
             }
             if Instant::now() > deadline {
                 self.kill();
@@ -64,23 +70,35 @@ impl Child {
 
 fn counter(arena: &'static Arena, me: MemberId) -> &'static AtomicU64 {
     let handle = arena.allocate(me, 64, Kind::Block).expect("a block");
-    &arena.objects::<AtomicU64>(handle, Kind::Block, 0, 1).expect("there")[0]
+    &arena
+        .objects::<AtomicU64>(handle, Kind::Block, 0, 1)
+        .expect("there")[0]
 }
 
 fn queue(arena: &'static Arena, me: MemberId, capacity: u32) -> (Handle, &'static RawQueue) {
-    let handle = arena.allocate(me, size_of::<RawQueue>(), Kind::Queue).expect("a queue");
+    let handle = arena
+        .allocate(me, size_of::<RawQueue>(), Kind::Queue)
+        .expect("a queue");
     let queue: &RawQueue = arena.object(handle, Kind::Queue).expect("there");
     queue.prepare(arena, me, handle, capacity).expect("memory");
     (handle, queue)
 }
 
 fn put(arena: &Arena, me: MemberId, (handle, queue): (Handle, &RawQueue), bytes: &[u8]) {
-    let contents = Contents { bytes, ..Contents::default() };
-    queue.put(arena, me, handle, &contents, &mut seconds(20)).expect("put");
+    let contents = Contents {
+        bytes,
+        ..Contents::default()
+    };
+    queue
+        .put(arena, me, handle, &contents, &mut seconds(20))
+        .expect("put");
 }
 
 fn get(arena: &Arena, me: MemberId, (_, queue): (Handle, &RawQueue)) -> Vec<u8> {
-    match queue.get(arena, me, &mut seconds(20), &mut |_, _, _| {}).expect("get") {
+    match queue
+        .get(arena, me, &mut seconds(20), &mut |_, _, _| {})
+        .expect("get")
+    {
         Entry::Inline { bytes, .. } => bytes,
         Entry::Parcel { handle, view } => {
             arena.release(me, handle);
@@ -96,11 +114,15 @@ fn an_object_lives_as_long_as_somebody_holds_it() {
     let two = arena.enroll("two").expect("member");
     let before = arena.stats();
     let handle = arena.allocate(one, 100, Kind::Block).expect("memory");
-    arena.copy_in(handle, Kind::Block, 0, b"hello").expect("there");
+    arena
+        .copy_in(handle, Kind::Block, 0, b"hello")
+        .expect("there");
     arena.acquire(two, handle).expect("alive");
     arena.release(one, handle);
     let mut text = [0; 5];
-    arena.copy_out(handle, Kind::Block, 0, &mut text).expect("two holds it");
+    arena
+        .copy_out(handle, Kind::Block, 0, &mut text)
+        .expect("two holds it");
     assert_eq!(&text, b"hello");
     arena.release(two, handle);
     assert_eq!(arena.acquire(one, handle), Err(Gone { expected: None }));
@@ -108,9 +130,14 @@ fn an_object_lives_as_long_as_somebody_holds_it() {
     // Recycled: the same place, another generation, zeros.
     let again = arena.allocate(one, 100, Kind::Block).expect("memory");
     assert_ne!(again, handle);
-    arena.copy_out(again, Kind::Block, 0, &mut text).expect("there");
+    arena
+        .copy_out(again, Kind::Block, 0, &mut text)
+        .expect("there");
     assert_eq!(text, [0; 5]);
-    assert!(arena.acquire(two, handle).is_err(), "a stale handle must not hold the new object");
+    assert!(
+        arena.acquire(two, handle).is_err(),
+        "a stale handle must not hold the new object"
+    );
     arena.release(one, again);
     assert_eq!(arena.stats().objects, before.objects);
 }
@@ -119,9 +146,14 @@ fn an_object_lives_as_long_as_somebody_holds_it() {
 fn wrong_handles_are_refused() {
     let arena = arena();
     let me = arena.enroll("me").expect("member");
-    let lock = arena.allocate(me, size_of::<RawLock>(), Kind::Lock).expect("memory");
+    let lock = arena
+        .allocate(me, size_of::<RawLock>(), Kind::Lock)
+        .expect("memory");
     assert!(arena.object::<RawQueue>(lock, Kind::Queue).is_err());
-    assert!(arena.object::<RawWaitQueue>(lock, Kind::Lock).is_err(), "too small for it");
+    assert!(
+        arena.object::<RawWaitQueue>(lock, Kind::Lock).is_err(),
+        "too small for it"
+    );
     let mut state = 12345u64;
     for _ in 0..100_000 {
         // xorshift: any bytes at all.
@@ -140,7 +172,9 @@ fn wrong_handles_are_refused() {
 fn a_size_that_nothing_can_hold_is_named() {
     let arena = Arena::create(16 << 20).expect("arena");
     let me = arena.enroll("me").expect("member");
-    let error = arena.allocate(me, 1 << 30, Kind::Block).expect_err("too large");
+    let error = arena
+        .allocate(me, 1 << 30, Kind::Block)
+        .expect_err("too large");
     assert!(error.to_string().contains("1073741824"), "{error}");
     // And the arena is as good as before.
     assert!(arena.allocate(me, 1 << 10, Kind::Block).is_ok());
@@ -164,7 +198,11 @@ fn the_range_runs_out_and_comes_back() {
         arena.release(me, handle);
     }
     for _ in 0..count {
-        all.push(arena.allocate(me, 1 << 20, Kind::Block).expect("it came back"));
+        all.push(
+            arena
+                .allocate(me, 1 << 20, Kind::Block)
+                .expect("it came back"),
+        );
     }
 }
 
@@ -172,7 +210,9 @@ fn the_range_runs_out_and_comes_back() {
 fn a_lock_keeps_threads_and_processes_apart() {
     let arena = arena();
     let me = arena.enroll("me").expect("member");
-    let handle = arena.allocate(me, size_of::<RawLock>(), Kind::Lock).expect("memory");
+    let handle = arena
+        .allocate(me, size_of::<RawLock>(), Kind::Lock)
+        .expect("memory");
     let lock: &RawLock = arena.object(handle, Kind::Lock).expect("there");
     let shared = counter(arena, me);
     let work = |who: MemberId| {
@@ -195,7 +235,9 @@ fn a_lock_keeps_threads_and_processes_apart() {
 fn the_lock_of_a_killed_process_goes_to_the_next_who_is_told() {
     let arena = arena();
     let me = arena.enroll("me").expect("member");
-    let handle = arena.allocate(me, size_of::<RawLock>(), Kind::Lock).expect("memory");
+    let handle = arena
+        .allocate(me, size_of::<RawLock>(), Kind::Lock)
+        .expect("memory");
     let lock: &RawLock = arena.object(handle, Kind::Lock).expect("there");
     let child = fork(arena, me, |who| {
         let _ = lock.acquire(arena, who, &mut seconds(5)).expect("free");
@@ -204,7 +246,13 @@ fn the_lock_of_a_killed_process_goes_to_the_next_who_is_told() {
     while lock.owner() != Some(child.seat) {
         std::thread::yield_now();
     }
-    let error = lock.acquire(arena, me, &mut Patience::timeout(Duration::from_millis(120))).expect_err("held by the living");
+    let error = lock
+        .acquire(
+            arena,
+            me,
+            &mut Patience::timeout(Duration::from_millis(120)),
+        )
+        .expect_err("held by the living");
     assert_eq!(error, WaitError::TimedOut);
     let waiter = std::thread::spawn(move || lock.acquire(arena, me, &mut seconds(20)));
     std::thread::sleep(Duration::from_millis(20));
@@ -222,16 +270,23 @@ fn the_lock_of_a_killed_process_goes_to_the_next_who_is_told() {
 fn a_recursive_lock_counts_and_belongs_to_its_thread() {
     let arena = arena();
     let me = arena.enroll("me").expect("member");
-    let handle = arena.allocate(me, size_of::<RawRLock>(), Kind::RLock).expect("memory");
+    let handle = arena
+        .allocate(me, size_of::<RawRLock>(), Kind::RLock)
+        .expect("memory");
     let lock: &RawRLock = arena.object(handle, Kind::RLock).expect("there");
     for _ in 0..3 {
-        let _ = lock.acquire(arena, me, 1, &mut Patience::forever()).expect("mine");
+        let _ = lock
+            .acquire(arena, me, 1, &mut Patience::forever())
+            .expect("mine");
     }
     assert_eq!(lock.count(), 3);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             assert_eq!(lock.release(me), Err(NotOwner));
-            assert_eq!(lock.acquire(arena, me, 1, &mut Patience::none()), Err(WaitError::TimedOut));
+            assert_eq!(
+                lock.acquire(arena, me, 1, &mut Patience::none()),
+                Err(WaitError::TimedOut)
+            );
         });
     });
     assert_eq!(lock.release_all(me), Ok(3));
@@ -245,7 +300,9 @@ fn messages_of_all_sizes_arrive_once_and_in_order() {
     let other = arena.enroll("other").expect("member");
     let before = arena.stats().objects;
     let q = queue(arena, me, 0);
-    let sizes = [0, 1, 7, 8, 9, 100, 4000, 60_000, 65_535, 65_536, 70_000, 2_000_000];
+    let sizes = [
+        0, 1, 7, 8, 9, 100, 4000, 60_000, 65_535, 65_536, 70_000, 2_000_000,
+    ];
     let message = |n: usize| vec![(n % 251) as u8; sizes[n % sizes.len()]];
     std::thread::scope(|scope| {
         scope.spawn(|| (0..600).for_each(|n| put(arena, other, q, &message(n))));
@@ -269,8 +326,14 @@ fn a_queue_that_goes_takes_its_messages_along() {
     for _ in 0..50 {
         put(arena, me, q, &[1; 100_000]);
         put(arena, me, q, &[2; 1000]);
-        let contents = Contents { bytes: b"x", buffers: &[&[3; 70_000]], mentions: &[lock], tag: 7 };
-        q.1.put(arena, me, q.0, &contents, &mut seconds(5)).expect("put");
+        let contents = Contents {
+            bytes: b"x",
+            buffers: &[&[3; 70_000]],
+            mentions: &[lock],
+            tag: 7,
+        };
+        q.1.put(arena, me, q.0, &contents, &mut seconds(5))
+            .expect("put");
     }
     arena.release(me, lock);
     assert!(arena.kind(lock).is_ok(), "the messages keep it");
@@ -287,11 +350,20 @@ fn a_bounded_queue_holds_back_its_producers() {
     for n in 0..3u8 {
         put(arena, me, q, &[n]);
     }
-    let more = Contents { bytes: b"4", ..Contents::default() };
-    assert_eq!(q.1.put(arena, me, q.0, &more, &mut Patience::none()), Err(PutError::Full));
+    let more = Contents {
+        bytes: b"4",
+        ..Contents::default()
+    };
+    assert_eq!(
+        q.1.put(arena, me, q.0, &more, &mut Patience::none()),
+        Err(PutError::Full)
+    );
     let start = Instant::now();
     let wait = Duration::from_millis(60);
-    assert_eq!(q.1.put(arena, me, q.0, &more, &mut Patience::timeout(wait)), Err(PutError::Full));
+    assert_eq!(
+        q.1.put(arena, me, q.0, &more, &mut Patience::timeout(wait)),
+        Err(PutError::Full)
+    );
     assert!(start.elapsed() >= wait);
     std::thread::scope(|scope| {
         scope.spawn(|| put(arena, me, q, b"4"));
@@ -299,9 +371,13 @@ fn a_bounded_queue_holds_back_its_producers() {
     });
     assert_eq!(q.1.len(), 3);
     q.1.close();
-    assert_eq!(q.1.put(arena, me, q.0, &more, &mut Patience::none()), Err(PutError::Closed));
+    assert_eq!(
+        q.1.put(arena, me, q.0, &more, &mut Patience::none()),
+        Err(PutError::Closed)
+    );
     (0..3).for_each(|_| drop(get(arena, me, q)));
-    let closed = q.1.get(arena, me, &mut Patience::forever(), &mut |_, _, _| {});
+    let closed =
+        q.1.get(arena, me, &mut Patience::forever(), &mut |_, _, _| {});
     assert_eq!(closed.err(), Some(GetError::Closed));
 }
 
@@ -316,7 +392,10 @@ fn tasks_done_are_counted() {
     drop(get(arena, me, q));
     q.1.task_done().expect("one was put");
     assert_eq!(q.1.unfinished(), 1);
-    assert_eq!(q.1.join(&mut Patience::timeout(Duration::from_millis(30))), Err(WaitError::TimedOut));
+    assert_eq!(
+        q.1.join(&mut Patience::timeout(Duration::from_millis(30))),
+        Err(WaitError::TimedOut)
+    );
     std::thread::scope(|scope| {
         scope.spawn(|| q.1.join(&mut seconds(20)).expect("done in time"));
         q.1.task_done().expect("two were put");
@@ -354,17 +433,26 @@ fn producers_and_consumers_killed_at_random_lose_and_double_nothing() {
         arena.reap(me, child.seat);
         let sure = put_count.load(Ordering::SeqCst);
         let there = u64::from(q.1.len());
-        assert!(there == sure || there == sure + 1, "put {sure}, there {there}");
+        assert!(
+            there == sure || there == sure + 1,
+            "put {sure}, there {there}"
+        );
         // The queue works on.
         put(arena, me, q, b"last....");
         for n in 0..there {
             let bytes = get(arena, me, q);
             assert_eq!(bytes[..8], n.to_le_bytes(), "round {round}");
-            assert!(bytes[8..].iter().all(|&byte| byte == n as u8), "a torn message");
+            assert!(
+                bytes[8..].iter().all(|&byte| byte == n as u8),
+                "a torn message"
+            );
         }
         assert_eq!(get(arena, me, q), b"last....");
         let leaked = arena.stats().objects as i64 - baseline as i64 - round as i64 - 1;
-        assert!(leaked <= 1, "round {round}: {leaked} objects more than counters and a segment");
+        assert!(
+            leaked <= 1,
+            "round {round}: {leaked} objects more than counters and a segment"
+        );
     }
 }
 
@@ -395,13 +483,20 @@ fn consumers_killed_at_random_take_at_most_what_they_took() {
         arena.reap(me, child.seat);
         let sure = got.load(Ordering::SeqCst);
         let left = u64::from(q.1.len());
-        assert!(left + sure == 300 || left + sure == 299, "took {sure}, left {left}");
+        assert!(
+            left + sure == 300 || left + sure == 299,
+            "took {sure}, left {left}"
+        );
         for n in 300 - left..300 {
             assert_eq!(get(arena, me, q)[..8], n.to_le_bytes());
         }
         arena.release(me, q.0);
     }
-    assert_eq!(arena.stats().objects, 30, "the counters are all that is left");
+    assert_eq!(
+        arena.stats().objects,
+        30,
+        "the counters are all that is left"
+    );
 }
 
 #[test]
@@ -430,23 +525,42 @@ fn a_bounded_semaphore_gives_the_permits_of_the_dead() {
     let arena = arena();
     let me = arena.enroll("me").expect("member");
     let size = size_of::<RawSemaphore>();
-    let handle = arena.allocate(me, size + RawSemaphore::owner_bytes(2), Kind::BoundedSemaphore).expect("memory");
+    let handle = arena
+        .allocate(
+            me,
+            size + RawSemaphore::owner_bytes(2),
+            Kind::BoundedSemaphore,
+        )
+        .expect("memory");
     let semaphore: &RawSemaphore = arena.object(handle, Kind::BoundedSemaphore).expect("there");
     semaphore.prepare(2, true);
-    let owners: &[AtomicU32] = arena.objects(handle, Kind::BoundedSemaphore, size, 2).expect("there");
+    let owners: &[AtomicU32] = arena
+        .objects(handle, Kind::BoundedSemaphore, size, 2)
+        .expect("there");
     assert_eq!(semaphore.release(me, owners, 1), Err(ReleaseError::TooMany));
     let child = fork(arena, me, |who| {
-        semaphore.acquire(arena, who, owners, &mut seconds(5)).expect("free");
-        semaphore.acquire(arena, who, owners, &mut seconds(5)).expect("free");
+        semaphore
+            .acquire(arena, who, owners, &mut seconds(5))
+            .expect("free");
+        semaphore
+            .acquire(arena, who, owners, &mut seconds(5))
+            .expect("free");
         std::thread::sleep(Duration::from_secs(60));
     });
     while semaphore.value(owners) > 0 {
         std::thread::yield_now();
     }
-    assert_eq!(semaphore.acquire(arena, me, owners, &mut Patience::none()), Err(WaitError::TimedOut));
+    assert_eq!(
+        semaphore.acquire(arena, me, owners, &mut Patience::none()),
+        Err(WaitError::TimedOut)
+    );
     child.kill();
-    semaphore.acquire(arena, me, owners, &mut seconds(20)).expect("given back");
-    semaphore.acquire(arena, me, owners, &mut seconds(20)).expect("given back");
+    semaphore
+        .acquire(arena, me, owners, &mut seconds(20))
+        .expect("given back");
+    semaphore
+        .acquire(arena, me, owners, &mut seconds(20))
+        .expect("given back");
     assert_eq!(child.wait(), -libc::SIGKILL);
     semaphore.release(me, owners, 2).expect("ours");
     assert_eq!(semaphore.value(owners), 2);
@@ -456,7 +570,9 @@ fn a_bounded_semaphore_gives_the_permits_of_the_dead() {
 fn a_plain_semaphore_counts() {
     let arena = arena();
     let me = arena.enroll("me").expect("member");
-    let handle = arena.allocate(me, size_of::<RawSemaphore>(), Kind::Semaphore).expect("memory");
+    let handle = arena
+        .allocate(me, size_of::<RawSemaphore>(), Kind::Semaphore)
+        .expect("memory");
     let semaphore: &RawSemaphore = arena.object(handle, Kind::Semaphore).expect("there");
     semaphore.prepare(0, false);
     let done = counter(arena, me);
@@ -464,7 +580,9 @@ fn a_plain_semaphore_counts() {
         .map(|_| {
             fork(arena, me, |who| {
                 for _ in 0..2000 {
-                    semaphore.acquire(arena, who, &[], &mut seconds(20)).expect("in time");
+                    semaphore
+                        .acquire(arena, who, &[], &mut seconds(20))
+                        .expect("in time");
                     done.fetch_add(1, Ordering::SeqCst);
                 }
             })
@@ -474,8 +592,13 @@ fn a_plain_semaphore_counts() {
         semaphore.release(me, &[], 1).expect("no overflow");
     }
     assert!(children.iter().all(|child| child.wait() == 0));
-    assert_eq!((done.load(Ordering::SeqCst), semaphore.value(&[])), (6000, 0));
-    semaphore.release(me, &[], i32::MAX as u32).expect("as many as there may be");
+    assert_eq!(
+        (done.load(Ordering::SeqCst), semaphore.value(&[])),
+        (6000, 0)
+    );
+    semaphore
+        .release(me, &[], i32::MAX as u32)
+        .expect("as many as there may be");
     assert_eq!(semaphore.release(me, &[], 1), Err(ReleaseError::Overflow));
 }
 
@@ -483,7 +606,9 @@ fn a_plain_semaphore_counts() {
 fn a_killed_waiter_costs_no_notification() {
     let arena = arena();
     let me = arena.enroll("me").expect("member");
-    let handle = arena.allocate(me, size_of::<RawWaitQueue>(), Kind::WaitQueue).expect("memory");
+    let handle = arena
+        .allocate(me, size_of::<RawWaitQueue>(), Kind::WaitQueue)
+        .expect("memory");
     let waiters: &RawWaitQueue = arena.object(handle, Kind::WaitQueue).expect("there");
     let doomed = fork(arena, me, |who| {
         let ticket = waiters.enqueue(arena, who);
@@ -510,10 +635,15 @@ fn a_killed_waiter_costs_no_notification() {
 fn notify_wakes_as_many_as_it_says_and_a_time_out_gives_the_place_up() {
     let arena = arena();
     let me = arena.enroll("me").expect("member");
-    let handle = arena.allocate(me, size_of::<RawWaitQueue>(), Kind::WaitQueue).expect("memory");
+    let handle = arena
+        .allocate(me, size_of::<RawWaitQueue>(), Kind::WaitQueue)
+        .expect("memory");
     let waiters: &RawWaitQueue = arena.object(handle, Kind::WaitQueue).expect("there");
     let ticket = waiters.enqueue(arena, me);
-    assert_eq!(waiters.wait(ticket, &mut Patience::timeout(Duration::from_millis(10))), Err(WaitError::TimedOut));
+    assert_eq!(
+        waiters.wait(ticket, &mut Patience::timeout(Duration::from_millis(10))),
+        Err(WaitError::TimedOut)
+    );
     assert_eq!(waiters.notify(arena, me, 1), 0);
     let woken = AtomicU32::new(0);
     std::thread::scope(|scope| {
@@ -542,7 +672,9 @@ fn notify_wakes_as_many_as_it_says_and_a_time_out_gives_the_place_up() {
 fn an_event_lets_through_even_those_who_look_late() {
     let arena = arena();
     let me = arena.enroll("me").expect("member");
-    let handle = arena.allocate(me, size_of::<RawEvent>(), Kind::Event).expect("memory");
+    let handle = arena
+        .allocate(me, size_of::<RawEvent>(), Kind::Event)
+        .expect("memory");
     let event: &RawEvent = arena.object(handle, Kind::Event).expect("there");
     assert_eq!(event.wait(&mut Patience::none()), Err(WaitError::TimedOut));
     let ready = counter(arena, me);
@@ -565,12 +697,23 @@ fn an_event_lets_through_even_those_who_look_late() {
     assert!(!event.is_set());
 }
 
-fn barrier(arena: &'static Arena, me: MemberId, parties: u32) -> (&'static RawBarrier, &'static [AtomicU32]) {
+fn barrier(
+    arena: &'static Arena,
+    me: MemberId,
+    parties: u32,
+) -> (&'static RawBarrier, &'static [AtomicU32]) {
     let size = size_of::<RawBarrier>();
-    let handle = arena.allocate(me, size + RawBarrier::record_bytes(parties), Kind::Barrier).expect("memory");
+    let handle = arena
+        .allocate(me, size + RawBarrier::record_bytes(parties), Kind::Barrier)
+        .expect("memory");
     let barrier: &RawBarrier = arena.object(handle, Kind::Barrier).expect("there");
     barrier.prepare(parties);
-    (barrier, arena.objects(handle, Kind::Barrier, size, parties as usize * 2).expect("there"))
+    (
+        barrier,
+        arena
+            .objects(handle, Kind::Barrier, size, parties as usize * 2)
+            .expect("there"),
+    )
 }
 
 #[test]
@@ -581,7 +724,9 @@ fn a_barrier_lets_all_through_many_times() {
     let rounds = counter(arena, me);
     let work = |who: MemberId| {
         for round in 0..200 {
-            let arrival = barrier.arrive(arena, who, records, &mut seconds(20)).expect("through");
+            let arrival = barrier
+                .arrive(arena, who, records, &mut seconds(20))
+                .expect("through");
             if arrival.leader {
                 assert_eq!(rounds.fetch_add(1, Ordering::SeqCst), round);
                 barrier.finish(&arrival, records).expect("not broken");
@@ -604,8 +749,13 @@ fn a_barrier_breaks_when_a_party_dies_or_gives_up_and_mends_by_a_reset() {
         let _ = barrier.arrive(arena, who, records, &mut seconds(60));
     });
     let other = fork(arena, me, |who| {
-        let error = barrier.arrive(arena, who, records, &mut seconds(10)).expect_err("broken");
-        assert!(matches!(error, BarrierError::Broken { dead: Some(_) }), "{error:?}");
+        let error = barrier
+            .arrive(arena, who, records, &mut seconds(10))
+            .expect_err("broken");
+        assert!(
+            matches!(error, BarrierError::Broken { dead: Some(_) }),
+            "{error:?}"
+        );
     });
     while barrier.waiting(records) < 2 {
         std::thread::yield_now();
@@ -614,9 +764,16 @@ fn a_barrier_breaks_when_a_party_dies_or_gives_up_and_mends_by_a_reset() {
     assert_eq!(doomed.wait(), -libc::SIGKILL);
     assert_eq!(other.wait(), 0);
     assert!(barrier.is_broken());
-    barrier.reset(arena, me, records, &mut seconds(5)).expect("reset");
+    barrier
+        .reset(arena, me, records, &mut seconds(5))
+        .expect("reset");
     assert!(!barrier.is_broken());
-    let error = barrier.arrive(arena, me, records, &mut Patience::timeout(Duration::from_millis(20)));
+    let error = barrier.arrive(
+        arena,
+        me,
+        records,
+        &mut Patience::timeout(Duration::from_millis(20)),
+    );
     assert_eq!(error, Err(BarrierError::TimedOut));
     assert!(barrier.is_broken());
 }

@@ -9,8 +9,16 @@ use std::io;
 ///
 /// # Errors
 /// When the C library has no memory left for the registration.
-pub fn register(before: extern "C" fn(), parent: extern "C" fn(), child: extern "C" fn()) -> io::Result<()> {
+pub fn register(
+    before: extern "C" fn(),
+    parent: extern "C" fn(),
+    child: extern "C" fn(),
+) -> io::Result<()> {
     // SAFETY: the three are plain functions that live as long as the program.
     let result = unsafe { libc::pthread_atfork(Some(before), Some(parent), Some(child)) };
-    if result == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(result)) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(result))
+    }
 }

@@ -30,10 +30,15 @@ pub fn is_alive(pid: u32, start_time: u64) -> bool {
             stat.start_time == start_time && !ended
         }
         Err(error) if error.kind() == io::ErrorKind::InvalidData => true,
-        Err(_) => std::path::Path::new("/proc/self/stat").exists().then_some(false).unwrap_or_else(|| {
-            let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
-            pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
-        }),
+        Err(_) if std::path::Path::new("/proc/self/stat").exists() => false,
+        Err(_) => {
+            let pid = i32::try_from(pid)
+                .ok()
+                .and_then(rustix::process::Pid::from_raw);
+            pid.is_some_and(|pid| {
+                rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH)
+            })
+        }
     }
 }
 
@@ -65,7 +70,11 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     // `state` is field 3 of the manual page, num_threads field 20, starttime field 22.
     let threads = fields.by_ref().nth(16)?.parse().ok()?;
     let start_time = fields.nth(1)?.parse().ok()?;
-    Some(Stat { state, threads, start_time })
+    Some(Stat {
+        state,
+        threads,
+        start_time,
+    })
 }
 
 #[cfg(test)]

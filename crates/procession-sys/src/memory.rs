@@ -91,8 +91,18 @@ impl Mapping {
     pub fn shared(fd: &impl AsFd, length: usize) -> io::Result<Mapping> {
         let flags = MapFlags::SHARED | MapFlags::NORESERVE;
         // SAFETY: a null hint lets the kernel choose free addresses, so nothing is replaced.
-        let base = unsafe { mmap(std::ptr::null_mut(), length, ProtFlags::READ | ProtFlags::WRITE, flags, fd, 0) }?;
-        let base = NonNull::new(base.cast::<u8>()).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        let base = unsafe {
+            mmap(
+                std::ptr::null_mut(),
+                length,
+                ProtFlags::READ | ProtFlags::WRITE,
+                flags,
+                fd,
+                0,
+            )
+        }?;
+        let base = NonNull::new(base.cast::<u8>())
+            .ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
         Ok(Mapping { base, length })
     }
 
@@ -111,11 +121,15 @@ impl Mapping {
 ///
 /// The least of what the machine and the control groups of this process have left.
 pub fn available() -> Option<u64> {
-    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
-        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-        let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
-        Some(kib * 1024)
-    });
+    let machine = std::fs::read_to_string("/proc/meminfo")
+        .ok()
+        .and_then(|text| {
+            let line = text
+                .lines()
+                .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+            let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+            Some(kib * 1024)
+        });
     let group = group_left();
     match (machine, group) {
         (Some(machine), Some(group)) => Some(machine.min(group)),
@@ -128,7 +142,11 @@ fn group_left() -> Option<u64> {
     let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
     let folder = std::path::Path::new("/sys/fs/cgroup").join(path.trim_start_matches('/'));
     let number = |name: &str| -> Option<u64> {
-        std::fs::read_to_string(folder.join(name)).ok()?.trim().parse().ok()
+        std::fs::read_to_string(folder.join(name))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
     };
     let limit = number("memory.max")?;
     Some(limit.saturating_sub(number("memory.current")?))

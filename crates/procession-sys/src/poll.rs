@@ -4,8 +4,8 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-pub use rustix::event::{PollFd, PollFlags};
 use rustix::event::Timespec;
+pub use rustix::event::{PollFd, PollFlags};
 
 /// Waits until one of `entries` is ready, and says how many are; 0 when `timeout` has passed, or
 /// **when a signal came**: the caller looks at its clock, and asks whoever wants to know of signals.
@@ -82,6 +82,9 @@ mod tests {
         rustix::io::write(&write, b"x").expect("writes");
         assert!(readable(read.as_fd(), None).expect("polls"));
         drop(write);
-        assert!(readable(read.as_fd(), None).expect("polls"), "the end is an event");
+        assert!(
+            readable(read.as_fd(), None).expect("polls"),
+            "the end is an event"
+        );
     }
 }

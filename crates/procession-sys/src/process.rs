@@ -14,9 +14,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-pub use fork::{Alone, Forked, exit_now, fork_running};
+pub use fork::{Alone, Forked, exit_now, fork, fork_running};
 pub use inherited::{claim_inherited, duplicate};
-pub use signals::{ChildSignals, SavedSignal, Signals, ignore_signal, restore_signal};
+pub use signals::{
+    ChildSignals, SavedSignal, Signals, block_all_signals, ignore_signal, restore_signal,
+};
 pub use spawn::{Program, Spawned, spawn};
 
 /// How a process ended.
@@ -39,13 +41,16 @@ pub enum Ended {
 pub fn open_pidfd(pid: u32) -> io::Result<OwnedFd> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
-    rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|error| needs("pidfd_open", "5.3", error.into()))
+    rustix::process::pidfd_open(pid, PidfdFlags::empty())
+        .map_err(|error| needs("pidfd_open", "5.3", error.into()))
 }
 
 /// Says which kernel has the call, if it is the kernel that lacks it.
 fn needs(call: &str, version: &str, error: io::Error) -> io::Error {
     if error.raw_os_error() == Some(libc::ENOSYS) {
-        let text = format!("this kernel has no {call} (Linux {version} or later is needed, and no filter that forbids it)");
+        let text = format!(
+            "this kernel has no {call} (Linux {version} or later is needed, and no filter that forbids it)"
+        );
         return io::Error::new(io::ErrorKind::Unsupported, text);
     }
     error
@@ -60,11 +65,14 @@ fn needs(call: &str, version: &str, error: io::Error) -> io::Error {
 /// `ECHILD` when it is no child of this process, or has been waited for (or the program ignores
 /// SIGCHLD, which lets the kernel forget children at once).
 pub fn try_wait(pidfd: BorrowedFd<'_>, reap: bool) -> io::Result<Option<Ended>> {
-    let id = libc::id_t::try_from(pidfd.as_raw_fd()).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+    let id = libc::id_t::try_from(pidfd.as_raw_fd())
+        .map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
     match wait_for(libc::P_PIDFD, id, reap) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            Err(needs("waitid for pidfds", "5.4", io::Error::from_raw_os_error(libc::ENOSYS)))
-        }
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Err(needs(
+            "waitid for pidfds",
+            "5.4",
+            io::Error::from_raw_os_error(libc::ENOSYS),
+        )),
         other => Ok(other?.map(|(_, ended)| ended)),
     }
 }
@@ -86,7 +94,14 @@ fn wait_for(kind: libc::idtype_t, id: libc::id_t, reap: bool) -> io::Result<Opti
     loop {
         let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
         // SAFETY: `info` is a siginfo_t to write to; the other arguments are numbers.
-        let result = unsafe { libc::waitid(kind, id, info.as_mut_ptr(), libc::WEXITED | libc::WNOHANG | keep) };
+        let result = unsafe {
+            libc::waitid(
+                kind,
+                id,
+                info.as_mut_ptr(),
+                libc::WEXITED | libc::WNOHANG | keep,
+            )
+        };
         if result != 0 {
             let error = io::Error::last_os_error();
             if error.kind() == io::ErrorKind::Interrupted {
@@ -103,7 +118,11 @@ fn wait_for(kind: libc::idtype_t, id: libc::id_t, reap: bool) -> io::Result<Opti
         }
         // SAFETY: as above.
         let status = unsafe { info.si_status() };
-        let ended = if info.si_code == libc::CLD_EXITED { Ended::Exited(status) } else { Ended::Killed(status) };
+        let ended = if info.si_code == libc::CLD_EXITED {
+            Ended::Exited(status)
+        } else {
+            Ended::Killed(status)
+        };
         return Ok(Some((pid.unsigned_abs(), ended)));
     }
 }
@@ -115,8 +134,24 @@ fn wait_for(kind: libc::idtype_t, id: libc::id_t, reap: bool) -> io::Result<Opti
 pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     let none: *const libc::siginfo_t = std::ptr::null();
     // SAFETY: the descriptor is borrowed, a null siginfo is allowed.
-    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, none, 0) };
-    if result == 0 { Ok(()) } else { Err(needs("pidfd_send_signal", "5.1", io::Error::last_os_error())) }
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            none,
+            0,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(needs(
+            "pidfd_send_signal",
+            "5.1",
+            io::Error::last_os_error(),
+        ))
+    }
 }
 
 /// Ends this process by SIGKILL, as `kill -9` from outside would.
@@ -138,18 +173,23 @@ pub fn parent_id() -> u32 {
 /// # Errors
 /// The kernel's.
 pub fn die_with_parent_thread() -> io::Result<()> {
-    Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?)
+    Ok(rustix::process::set_parent_process_death_signal(Some(
+        Signal::KILL,
+    ))?)
 }
 
 /// Whether this process is a child of the main thread of process `parent`, says the kernel.
 ///
 /// False also when it does not say: no `/proc`, or built without lists of children.
 pub fn is_child_of_main_thread(parent: u32) -> bool {
-    let Ok(children) = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")) else {
+    let Ok(children) = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"))
+    else {
         return false;
     };
     let me = std::process::id();
-    children.split_ascii_whitespace().any(|pid| pid.parse() == Ok(me))
+    children
+        .split_ascii_whitespace()
+        .any(|pid| pid.parse() == Ok(me))
 }
 
 /// Names the calling thread; for the main thread this is the name of the process in `ps` and `top`.
@@ -171,7 +211,11 @@ pub fn set_name(name: &str) {
 /// When the directory can't be opened.
 pub fn open_working_directory() -> io::Result<OwnedFd> {
     use rustix::fs::{Mode, OFlags};
-    Ok(rustix::fs::open(".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+    Ok(rustix::fs::open(
+        ".",
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
 }
 
 /// Makes the directory behind `folder` the working directory.
@@ -180,6 +224,19 @@ pub fn open_working_directory() -> io::Result<OwnedFd> {
 /// The kernel's.
 pub fn change_directory(folder: impl AsFd) -> io::Result<()> {
     Ok(rustix::process::fchdir(folder)?)
+}
+
+/// The mask of permissions that new files don't get. Asked of `/proc`, because asking the kernel
+/// would change it for a moment; `None` if that does not say.
+pub fn file_mask() -> Option<u32> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Umask:"))?;
+    u32::from_str_radix(line.trim(), 8).ok()
+}
+
+/// Sets the mask of permissions that new files don't get.
+pub fn set_file_mask(mask: u32) {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask & 0o777));
 }
 
 /// Makes `source` the standard input, output or error (0, 1, 2) of this process.
@@ -204,14 +261,33 @@ mod tests {
     use crate::poll;
 
     fn start(script: &str) -> Spawned {
-        let args = [c"sh".into(), c"-c".into(), CString::new(script).expect("no nul")];
-        spawn(&Program { path: c"/bin/sh", args: &args, env: &[], inherit: &[], folder: None }).expect("starts")
+        let args = [
+            c"sh".into(),
+            c"-c".into(),
+            CString::new(script).expect("no nul"),
+        ];
+        spawn(&Program {
+            path: c"/bin/sh",
+            args: &args,
+            env: &[],
+            inherit: &[],
+            folder: None,
+        })
+        .expect("starts")
     }
 
     fn ended(child: &Spawned) -> Ended {
-        assert!(poll::readable(child.pidfd.as_fd(), Some(Duration::from_secs(10))).expect("polls"), "did not end");
-        let seen = try_wait(child.pidfd.as_fd(), false).expect("is ours").expect("has ended");
-        assert_eq!(try_wait(child.pidfd.as_fd(), true).expect("is still ours"), Some(seen));
+        assert!(
+            poll::readable(child.pidfd.as_fd(), Some(Duration::from_secs(10))).expect("polls"),
+            "did not end"
+        );
+        let seen = try_wait(child.pidfd.as_fd(), false)
+            .expect("is ours")
+            .expect("has ended");
+        assert_eq!(
+            try_wait(child.pidfd.as_fd(), true).expect("is still ours"),
+            Some(seen)
+        );
         assert!(try_wait(child.pidfd.as_fd(), true).is_err(), "is forgotten");
         seen
     }
@@ -220,7 +296,10 @@ mod tests {
     fn codes_and_signals_are_told_apart() {
         assert_eq!(ended(&start("exit 7")), Ended::Exited(7));
         let sleeper = start("sleep 60");
-        assert_eq!(try_wait(sleeper.pidfd.as_fd(), true).expect("is ours"), None);
+        assert_eq!(
+            try_wait(sleeper.pidfd.as_fd(), true).expect("is ours"),
+            None
+        );
         send_signal(sleeper.pidfd.as_fd(), libc::SIGTERM).expect("is there");
         assert_eq!(ended(&sleeper), Ended::Killed(libc::SIGTERM));
         let error = send_signal(sleeper.pidfd.as_fd(), libc::SIGTERM).expect_err("is gone");
@@ -229,16 +308,30 @@ mod tests {
 
     #[test]
     fn a_missing_feature_is_named() {
-        let error = needs("pidfd_open", "5.3", io::Error::from_raw_os_error(libc::ENOSYS));
+        let error = needs(
+            "pidfd_open",
+            "5.3",
+            io::Error::from_raw_os_error(libc::ENOSYS),
+        );
         assert_eq!(error.kind(), io::ErrorKind::Unsupported);
-        assert!(error.to_string().contains("pidfd_open") && error.to_string().contains("5.3"), "{error}");
-        let other = needs("pidfd_open", "5.3", io::Error::from_raw_os_error(libc::ESRCH));
+        assert!(
+            error.to_string().contains("pidfd_open") && error.to_string().contains("5.3"),
+            "{error}"
+        );
+        let other = needs(
+            "pidfd_open",
+            "5.3",
+            io::Error::from_raw_os_error(libc::ESRCH),
+        );
         assert_eq!(other.raw_os_error(), Some(libc::ESRCH));
     }
 
     #[test]
     fn a_pid_that_is_nobodys_has_no_pidfd() {
-        assert_eq!(open_pidfd(0).expect_err("0 is nobody").raw_os_error(), Some(libc::ESRCH));
+        assert_eq!(
+            open_pidfd(0).expect_err("0 is nobody").raw_os_error(),
+            Some(libc::ESRCH)
+        );
         assert!(open_pidfd(u32::MAX).is_err());
     }
 
@@ -247,7 +340,8 @@ mod tests {
         std::thread::spawn(|| {
             set_name("aaaaaaaaaaaaaaéb");
             let tid = crate::thread::id();
-            let name = std::fs::read_to_string(format!("/proc/self/task/{tid}/comm")).expect("has /proc");
+            let name =
+                std::fs::read_to_string(format!("/proc/self/task/{tid}/comm")).expect("has /proc");
             assert_eq!(name.trim_end(), "aaaaaaaaaaaaaa");
             set_name("nul\0inside");
         })

@@ -14,8 +14,8 @@ use rustix::buffer::spare_capacity;
 use rustix::fs::FileType;
 use rustix::io::{Errno, ReadWriteFlags};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, Shutdown, SocketFlags, SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketFlags, SocketType,
 };
 use rustix::pipe::PipeFlags;
 
@@ -46,7 +46,11 @@ impl Channel {
     /// The kernel's.
     pub fn of(fd: impl AsFd) -> io::Result<Channel> {
         let mode = rustix::fs::fstat(fd)?.st_mode;
-        Ok(if FileType::from_raw_mode(mode) == FileType::Socket { Channel::Socket } else { Channel::Other })
+        Ok(if FileType::from_raw_mode(mode) == FileType::Socket {
+            Channel::Socket
+        } else {
+            Channel::Other
+        })
     }
 }
 
@@ -55,7 +59,12 @@ impl Channel {
 /// # Errors
 /// `EMFILE` and `ENFILE` at the limits of open descriptors.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?)
+    Ok(rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?)
 }
 
 /// A pipe: the end to read from and the end to write to, close-on-exec.
@@ -107,7 +116,11 @@ fn unwaiting(
             done => return done,
         }
     }
-    if ready()? { settle(|| call(false)) } else { Ok(None) }
+    if ready()? {
+        settle(|| call(false))
+    } else {
+        Ok(None)
+    }
 }
 
 /// Reads what is there, up to the length of `into`: the number of bytes, 0 at the end of the
@@ -119,12 +132,19 @@ fn unwaiting(
 /// The kernel's, such as `ECONNRESET`.
 pub fn read(fd: BorrowedFd<'_>, channel: Channel, into: &mut [u8]) -> io::Result<Option<usize>> {
     match channel {
-        Channel::Socket => settle(|| rustix::net::recv(fd, &mut *into, RecvFlags::DONTWAIT).map(|(count, _)| count)),
+        Channel::Socket => settle(|| {
+            rustix::net::recv(fd, &mut *into, RecvFlags::DONTWAIT).map(|(count, _)| count)
+        }),
         Channel::Other => unwaiting(
             || poll::readable(fd, Some(Duration::ZERO)),
             |asking| {
                 if asking {
-                    rustix::io::preadv2(fd, &mut [IoSliceMut::new(into)], u64::MAX, ReadWriteFlags::NOWAIT)
+                    rustix::io::preadv2(
+                        fd,
+                        &mut [IoSliceMut::new(into)],
+                        u64::MAX,
+                        ReadWriteFlags::NOWAIT,
+                    )
                 } else {
                     rustix::io::read(fd, &mut *into)
                 }
@@ -138,7 +158,12 @@ pub fn read(fd: BorrowedFd<'_>, channel: Channel, into: &mut [u8]) -> io::Result
 ///
 /// # Errors
 /// As [`read`].
-pub fn read_onto(fd: BorrowedFd<'_>, channel: Channel, onto: &mut Vec<u8>, most: usize) -> io::Result<Option<usize>> {
+pub fn read_onto(
+    fd: BorrowedFd<'_>,
+    channel: Channel,
+    onto: &mut Vec<u8>,
+    most: usize,
+) -> io::Result<Option<usize>> {
     let spare = onto.capacity() - onto.len();
     if spare > most || channel == Channel::Other {
         // The exact stretch, zeroed, and no longer than what one call may bring.
@@ -149,7 +174,9 @@ pub fn read_onto(fd: BorrowedFd<'_>, channel: Channel, onto: &mut Vec<u8>, most:
         onto.truncate(start + result.as_ref().ok().copied().flatten().unwrap_or(0));
         return result;
     }
-    settle(|| rustix::net::recv(fd, spare_capacity(onto), RecvFlags::DONTWAIT).map(|(count, _)| count))
+    settle(|| {
+        rustix::net::recv(fd, spare_capacity(onto), RecvFlags::DONTWAIT).map(|(count, _)| count)
+    })
 }
 
 /// Writes as much of `parts` as there is room for: the number of bytes, `None` when there is none.
@@ -157,7 +184,11 @@ pub fn read_onto(fd: BorrowedFd<'_>, channel: Channel, onto: &mut Vec<u8>, most:
 /// # Errors
 /// `EPIPE` when nobody will read it (no SIGPIPE from sockets; from pipes only where the program has
 /// not ignored it, as Rust and Python do).
-pub fn write(fd: BorrowedFd<'_>, channel: Channel, parts: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
+pub fn write(
+    fd: BorrowedFd<'_>,
+    channel: Channel,
+    parts: &[IoSlice<'_>],
+) -> io::Result<Option<usize>> {
     match channel {
         Channel::Socket => {
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
@@ -170,7 +201,10 @@ pub fn write(fd: BorrowedFd<'_>, channel: Channel, parts: &[IoSlice<'_>]) -> io:
                     return rustix::io::pwritev2(fd, parts, u64::MAX, ReadWriteFlags::NOWAIT);
                 }
                 // More might wait half-way. The first part is what there is room for at least.
-                let first = parts.iter().find(|part| !part.is_empty()).map_or(&[][..], |part| &part[..]);
+                let first = parts
+                    .iter()
+                    .find(|part| !part.is_empty())
+                    .map_or(&[][..], |part| &part[..]);
                 rustix::io::write(fd, &first[..first.len().min(PIPE_BUF)])
             },
         ),
@@ -182,7 +216,11 @@ pub fn write(fd: BorrowedFd<'_>, channel: Channel, parts: &[IoSlice<'_>]) -> io:
 ///
 /// # Errors
 /// `EPIPE`; `EINVAL` for more than [`MOST_FDS`]; `ETOOMANYREFS` when too many are on their way.
-pub fn send_fds(fd: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<Option<usize>> {
+pub fn send_fds(
+    fd: BorrowedFd<'_>,
+    bytes: &[u8],
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<Option<usize>> {
     if fds.len() > MOST_FDS || bytes.is_empty() {
         return Err(io::Error::from(Errno::INVAL));
     }
@@ -213,7 +251,11 @@ pub struct Received {
 ///
 /// # Errors
 /// The kernel's.
-pub fn receive_fds(fd: BorrowedFd<'_>, into: &mut [u8], most: usize) -> io::Result<Option<Received>> {
+pub fn receive_fds(
+    fd: BorrowedFd<'_>,
+    into: &mut [u8],
+    most: usize,
+) -> io::Result<Option<Received>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
@@ -232,7 +274,11 @@ pub fn receive_fds(fd: BorrowedFd<'_>, into: &mut [u8], most: usize) -> io::Resu
     }
     let lost_fds = fds.len() > most || seen.contains(ReturnFlags::CTRUNC);
     fds.truncate(most);
-    Ok(Some(Received { bytes, fds, lost_fds }))
+    Ok(Some(Received {
+        bytes,
+        fds,
+        lost_fds,
+    }))
 }
 
 #[cfg(test)]
@@ -242,7 +288,9 @@ mod tests {
     use super::*;
 
     fn open_fds() -> usize {
-        std::fs::read_dir("/proc/self/fd").expect("has /proc").count()
+        std::fs::read_dir("/proc/self/fd")
+            .expect("has /proc")
+            .count()
     }
 
     #[test]
@@ -250,19 +298,30 @@ mod tests {
         for (reader, writer) in [pair().expect("pair"), pipe().expect("pipe")] {
             let channel = Channel::of(&reader).expect("is open");
             let mut byte = [0];
-            assert_eq!(read(reader.as_fd(), channel, &mut byte).expect("open"), None);
+            assert_eq!(
+                read(reader.as_fd(), channel, &mut byte).expect("open"),
+                None
+            );
             let chunk = [7u8; 100_000];
             let mut sent = 0;
-            while let Some(count) = write(writer.as_fd(), channel, &[IoSlice::new(&chunk)]).expect("open") {
+            while let Some(count) =
+                write(writer.as_fd(), channel, &[IoSlice::new(&chunk)]).expect("open")
+            {
                 sent += count;
                 assert!(sent < 10_000_000, "never full");
             }
             assert!(sent > 0);
             let mut got = Vec::with_capacity(sent + 1);
-            while read_onto(reader.as_fd(), channel, &mut got, sent + 1).expect("open").is_some() {}
+            while read_onto(reader.as_fd(), channel, &mut got, sent + 1)
+                .expect("open")
+                .is_some()
+            {}
             assert_eq!(got.len(), sent);
             drop(writer);
-            assert_eq!(read(reader.as_fd(), channel, &mut byte).expect("open"), Some(0));
+            assert_eq!(
+                read(reader.as_fd(), channel, &mut byte).expect("open"),
+                Some(0)
+            );
         }
     }
 
@@ -271,14 +330,26 @@ mod tests {
         let (reader, writer) = pipe().expect("pipe");
         let nothing = unwaiting(
             || poll::readable(reader.as_fd(), Some(Duration::ZERO)),
-            |asking| if asking { Err(Errno::OPNOTSUPP) } else { unreachable!("it is empty") },
+            |asking| {
+                if asking {
+                    Err(Errno::OPNOTSUPP)
+                } else {
+                    unreachable!("it is empty")
+                }
+            },
         );
         assert_eq!(nothing.expect("polls"), None);
         rustix::io::write(&writer, b"x").expect("has room");
         let mut byte = [0];
         let got = unwaiting(
             || poll::readable(reader.as_fd(), Some(Duration::ZERO)),
-            |asking| if asking { Err(Errno::OPNOTSUPP) } else { rustix::io::read(&reader, &mut byte) },
+            |asking| {
+                if asking {
+                    Err(Errno::OPNOTSUPP)
+                } else {
+                    rustix::io::read(&reader, &mut byte)
+                }
+            },
         );
         assert_eq!(got.expect("reads"), Some(1));
     }
@@ -288,10 +359,16 @@ mod tests {
         let (one, other) = pair().expect("pair");
         rustix::io::write(&one, b"abcdef").expect("has room");
         let mut got = Vec::with_capacity(100);
-        assert_eq!(read_onto(other.as_fd(), Channel::Socket, &mut got, 4).expect("open"), Some(4));
+        assert_eq!(
+            read_onto(other.as_fd(), Channel::Socket, &mut got, 4).expect("open"),
+            Some(4)
+        );
         assert_eq!(got, b"abcd");
         let mut rest = Vec::with_capacity(2);
-        assert_eq!(read_onto(other.as_fd(), Channel::Socket, &mut rest, 2).expect("open"), Some(2));
+        assert_eq!(
+            read_onto(other.as_fd(), Channel::Socket, &mut rest, 2).expect("open"),
+            Some(2)
+        );
         assert_eq!(rest, b"ef");
     }
 
@@ -299,7 +376,8 @@ mod tests {
     fn writing_to_nobody_is_an_error_and_no_signal() {
         let (one, other) = pair().expect("pair");
         drop(other);
-        let error = write(one.as_fd(), Channel::Socket, &[IoSlice::new(b"x")]).expect_err("nobody reads");
+        let error =
+            write(one.as_fd(), Channel::Socket, &[IoSlice::new(b"x")]).expect_err("nobody reads");
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     }
 
@@ -311,21 +389,38 @@ mod tests {
         let three = [file.as_fd(), file.as_fd(), file.as_fd()];
         assert_eq!(send_fds(one.as_fd(), b"m", &three).expect("sends"), Some(1));
         let mut byte = [0];
-        let got = receive_fds(other.as_fd(), &mut byte, 2).expect("receives").expect("is there");
-        assert_eq!((got.bytes, got.fds.len(), got.lost_fds, byte), (1, 2, true, *b"m"));
+        let got = receive_fds(other.as_fd(), &mut byte, 2)
+            .expect("receives")
+            .expect("is there");
+        assert_eq!(
+            (got.bytes, got.fds.len(), got.lost_fds, byte),
+            (1, 2, true, *b"m")
+        );
         assert!(got.fds.iter().all(|fd| fd.as_raw_fd() > 2));
-        assert!(rustix::io::fcntl_getfd(&got.fds[0]).expect("open").contains(rustix::io::FdFlags::CLOEXEC));
+        assert!(
+            rustix::io::fcntl_getfd(&got.fds[0])
+                .expect("open")
+                .contains(rustix::io::FdFlags::CLOEXEC)
+        );
         drop(got);
         // Other tests of this process open descriptors too: look until the number fits.
         let deadline = std::time::Instant::now() + Duration::from_secs(10);
         while open_fds() > before {
-            assert!(std::time::Instant::now() < deadline, "descriptors left open");
+            assert!(
+                std::time::Instant::now() < deadline,
+                "descriptors left open"
+            );
             std::thread::yield_now();
         }
         let many: Vec<_> = (0..MOST_FDS + 1).map(|_| file.as_fd()).collect();
         assert!(send_fds(one.as_fd(), b"m", &many).is_err());
-        assert_eq!(send_fds(one.as_fd(), b"m", &many[1..]).expect("sends"), Some(1));
-        let got = receive_fds(other.as_fd(), &mut byte, MOST_FDS).expect("receives").expect("is there");
+        assert_eq!(
+            send_fds(one.as_fd(), b"m", &many[1..]).expect("sends"),
+            Some(1)
+        );
+        let got = receive_fds(other.as_fd(), &mut byte, MOST_FDS)
+            .expect("receives")
+            .expect("is there");
         assert_eq!((got.fds.len(), got.lost_fds), (MOST_FDS, false));
     }
 
@@ -336,7 +431,14 @@ mod tests {
         send_fds(one.as_fd(), b"m", &[watched.as_fd()]).expect("sends");
         drop(watched);
         let mut byte = [0];
-        assert_eq!(read(other.as_fd(), Channel::Socket, &mut byte).expect("open"), Some(1));
-        assert_eq!(read(end.as_fd(), Channel::Other, &mut byte).expect("open"), Some(0), "its last copy is closed");
+        assert_eq!(
+            read(other.as_fd(), Channel::Socket, &mut byte).expect("open"),
+            Some(1)
+        );
+        assert_eq!(
+            read(end.as_fd(), Channel::Other, &mut byte).expect("open"),
+            Some(0),
+            "its last copy is closed"
+        );
     }
 }

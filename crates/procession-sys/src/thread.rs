@@ -17,7 +17,10 @@ pub fn id() -> u32 {
     if cached_at == forks {
         return tid;
     }
-    let tid = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
+    let tid = rustix::thread::gettid()
+        .as_raw_nonzero()
+        .get()
+        .unsigned_abs();
     TID.set((forks, tid));
     tid
 }

@@ -68,18 +68,6 @@ impl Alone {
         }
     }
 
-    /// Forks, and returns in both.
-    ///
-    /// In the child the destructors of everything that exists will run a second time, in its own
-    /// memory: what they do to the world outside, such as removing a file, is done twice. If
-    /// threads have been started since the check, see [`fork_running`] for what becomes of them.
-    ///
-    /// # Errors
-    /// `EAGAIN` at the limit of processes, `ENOMEM`.
-    pub fn fork(&self) -> io::Result<Forked> {
-        fork()
-    }
-
     /// Removes a variable from the environment. Says whether it did: it does not if there are other
     /// threads by now, which might be reading it.
     pub fn remove_variable(&self, name: &str) -> bool {
@@ -111,14 +99,23 @@ impl Alone {
     }
 }
 
-fn fork() -> io::Result<Forked> {
+/// Forks, and returns in both. See [`fork_running`] for what the child is to other threads.
+///
+/// In the child the destructors of everything that exists will run a second time, in its own
+/// memory: what they do to the world outside, such as removing a file, is done twice.
+///
+/// # Errors
+/// `EAGAIN` at the limit of processes, `ENOMEM`.
+pub fn fork() -> io::Result<Forked> {
     // SAFETY: the child continues with a copy of everything, and the C library makes its own locks
     // usable there. Other threads do not exist in it, which to safe code is the same as threads
     // that are never scheduled again: nothing they borrowed or locked is taken from them.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(Forked::Child),
-        pid => Ok(Forked::Parent { child: pid.unsigned_abs() }),
+        pid => Ok(Forked::Parent {
+            child: pid.unsigned_abs(),
+        }),
     }
 }
 
@@ -132,8 +129,12 @@ mod tests {
 
     fn code_of(pid: u32) -> Ended {
         let pidfd = open_pidfd(pid).expect("is our child");
-        assert!(crate::poll::readable(pidfd.as_fd(), Some(Duration::from_secs(10))).expect("polls"));
-        try_wait(pidfd.as_fd(), true).expect("is ours").expect("has ended")
+        assert!(
+            crate::poll::readable(pidfd.as_fd(), Some(Duration::from_secs(10))).expect("polls")
+        );
+        try_wait(pidfd.as_fd(), true)
+            .expect("is ours")
+            .expect("has ended")
     }
 
     #[test]
@@ -157,7 +158,7 @@ mod tests {
         // The harness has its own thread, so this process is never alone; a fresh child is.
         assert!(Alone::check().is_err_and(|count| count >= 2));
         let pid = fork_running(|| match Alone::check() {
-            Ok(alone) => match alone.fork() {
+            Ok(_) => match fork() {
                 Ok(Forked::Child) => exit_now(5),
                 Ok(Forked::Parent { child }) => match code_of(child) {
                     Ended::Exited(5) => 0,
@@ -174,12 +175,17 @@ mod tests {
     fn the_environment_is_replaced_in_whole() {
         let pid = fork_running(|| {
             let Ok(alone) = Alone::check() else { return 1 };
-            let replaced = alone.replace_environment(&[("ONE".into(), "1".into()), ("TWO".into(), "2".into())]);
+            let replaced = alone
+                .replace_environment(&[("ONE".into(), "1".into()), ("TWO".into(), "2".into())]);
             if !replaced || !alone.remove_variable("ONE") {
                 return 3;
             }
             let left: Vec<_> = std::env::vars_os().collect();
-            if left == [("TWO".into(), "2".into())] { 0 } else { 2 }
+            if left == [("TWO".into(), "2".into())] {
+                0
+            } else {
+                2
+            }
         });
         assert_eq!(code_of(pid.expect("forks")), Ended::Exited(0));
     }

@@ -16,7 +16,10 @@ use rustix::io::FdFlags;
 /// `EBADF` when it is not open; `InvalidInput` when it can't have come with the start.
 pub fn claim_inherited(number: RawFd) -> io::Result<OwnedFd> {
     if number <= 2 {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the standard descriptors are not handed over"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the standard descriptors are not handed over",
+        ));
     }
     // SAFETY: only asked for its flags and given one; if it is not open, both fail.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
@@ -48,9 +51,15 @@ mod tests {
     #[test]
     fn only_what_came_with_the_start_is_taken_and_only_once() {
         let file = std::fs::File::open("/dev/null").expect("opens");
-        assert!(claim_inherited(file.as_raw_fd()).is_err(), "close-on-exec: ours");
+        assert!(
+            claim_inherited(file.as_raw_fd()).is_err(),
+            "close-on-exec: ours"
+        );
         assert!(claim_inherited(1).is_err());
-        assert_eq!(claim_inherited(9999).expect_err("not open").raw_os_error(), Some(libc::EBADF));
+        assert_eq!(
+            claim_inherited(9999).expect_err("not open").raw_os_error(),
+            Some(libc::EBADF)
+        );
         let plain = duplicate(&file).expect("duplicates");
         rustix::io::fcntl_setfd(&plain, FdFlags::empty()).expect("is open");
         let number = plain.into_raw_fd();

@@ -49,7 +49,9 @@ pub struct SavedSignal {
 
 impl std::fmt::Debug for SavedSignal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SavedSignal").field("signal", &self.signal).finish_non_exhaustive()
+        f.debug_struct("SavedSignal")
+            .field("signal", &self.signal)
+            .finish_non_exhaustive()
     }
 }
 
@@ -69,7 +71,8 @@ pub fn ignore_signal(signal: i32) -> io::Result<SavedSignal> {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the call has filled it.
-    Ok(SavedSignal { signal, action: unsafe { old.assume_init() } })
+    let action = unsafe { old.assume_init() };
+    Ok(SavedSignal { signal, action })
 }
 
 /// Has a signal do again what it did.
@@ -79,7 +82,11 @@ pub fn ignore_signal(signal: i32) -> io::Result<SavedSignal> {
 pub fn restore_signal(saved: &SavedSignal) -> io::Result<()> {
     // SAFETY: the action was in force in this process, so a handler in it is code that is there.
     let result = unsafe { libc::sigaction(saved.signal, &saved.action, ptr::null_mut()) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// A descriptor that is readable when a child has ended since it was last emptied.
@@ -112,7 +119,8 @@ impl ChildSignals {
             return Err(error);
         }
         // SAFETY: a new descriptor that is nobody else's.
-        Ok(ChildSignals { fd: unsafe { OwnedFd::from_raw_fd(fd) }, before })
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(ChildSignals { fd, before })
     }
 
     /// Empties it: from now on it tells of later ends only.
@@ -133,6 +141,14 @@ impl Drop for ChildSignals {
     fn drop(&mut self) {
         restore_mask(&self.before);
     }
+}
+
+/// Blocks every signal that can be blocked in the calling thread: others get them.
+pub fn block_all_signals() {
+    let mut all = Signals::none();
+    // SAFETY: an initialised set.
+    unsafe { libc::sigfillset(&mut all.0) };
+    restore_mask(&all);
 }
 
 fn restore_mask(mask: &Signals) {

@@ -60,7 +60,14 @@ pub fn spawn(program: &Program<'_>) -> io::Result<Spawned> {
     // SAFETY: path, actions and attributes are valid and initialised; both arrays end with a null
     // pointer and point to strings that outlive the call, which does not write to them.
     let result = unsafe {
-        libc::posix_spawn(&mut pid, program.path.as_ptr(), &actions.0, &attributes.0, args.as_ptr(), env.as_ptr())
+        libc::posix_spawn(
+            &mut pid,
+            program.path.as_ptr(),
+            &actions.0,
+            &attributes.0,
+            args.as_ptr(),
+            env.as_ptr(),
+        )
     };
     check(result)?;
     let pid = pid.unsigned_abs();
@@ -75,7 +82,10 @@ pub fn spawn(program: &Program<'_>) -> io::Result<Spawned> {
 
 /// Ends a child that can't be watched.
 fn abandon(pid: u32) {
-    if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
+    if let Some(pid) = i32::try_from(pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw)
+    {
         // The pid is still our child's, as said above.
         if rustix::process::kill_process(pid, rustix::process::Signal::KILL).is_ok() {
             let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
@@ -84,11 +94,19 @@ fn abandon(pid: u32) {
 }
 
 fn pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {
-    strings.iter().map(|string| string.as_ptr().cast_mut()).chain([ptr::null_mut()]).collect()
+    strings
+        .iter()
+        .map(|string| string.as_ptr().cast_mut())
+        .chain([ptr::null_mut()])
+        .collect()
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {
-    if result == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(result)) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(result))
+    }
 }
 
 struct Actions(libc::posix_spawn_file_actions_t);
@@ -138,7 +156,9 @@ impl Attributes {
         check(unsafe { libc::posix_spawnattr_setsigdefault(&mut attributes.0, default.as_ptr()) })?;
         let flags = libc::POSIX_SPAWN_SETSIGMASK | libc::POSIX_SPAWN_SETSIGDEF;
         // SAFETY: initialised attributes; the flags fit.
-        check(unsafe { libc::posix_spawnattr_setflags(&mut attributes.0, flags as libc::c_short) })?;
+        check(unsafe {
+            libc::posix_spawnattr_setflags(&mut attributes.0, flags as libc::c_short)
+        })?;
         Ok(attributes)
     }
 }
@@ -161,14 +181,26 @@ mod tests {
     use crate::{poll, socket};
 
     fn sh(script: &str, inherit: &[RawFd], folder: Option<&CStr>) -> io::Result<Spawned> {
-        let args = [c"sh".into(), c"-c".into(), CString::new(script).expect("no nul")];
+        let args = [
+            c"sh".into(),
+            c"-c".into(),
+            CString::new(script).expect("no nul"),
+        ];
         let env = [c"MARK=here".into()];
-        spawn(&Program { path: c"/bin/sh", args: &args, env: &env, inherit, folder })
+        spawn(&Program {
+            path: c"/bin/sh",
+            args: &args,
+            env: &env,
+            inherit,
+            folder,
+        })
     }
 
     fn code(child: &Spawned) -> Ended {
         assert!(poll::readable(child.pidfd.as_fd(), Some(Duration::from_secs(10))).expect("polls"));
-        try_wait(child.pidfd.as_fd(), true).expect("is ours").expect("has ended")
+        try_wait(child.pidfd.as_fd(), true)
+            .expect("is ours")
+            .expect("has ended")
     }
 
     #[test]
@@ -184,16 +216,27 @@ mod tests {
         drop(write);
         assert_eq!(code(&child), Ended::Exited(0));
         let mut text = String::new();
-        std::fs::File::from(read).read_to_string(&mut text).expect("reads");
+        std::fs::File::from(read)
+            .read_to_string(&mut text)
+            .expect("reads");
         assert_eq!(text, "/usr\nhere\n");
-        assert!(rustix::io::fcntl_getfd(&other).expect("open").contains(rustix::io::FdFlags::CLOEXEC));
+        assert!(
+            rustix::io::fcntl_getfd(&other)
+                .expect("open")
+                .contains(rustix::io::FdFlags::CLOEXEC)
+        );
     }
 
     #[test]
     fn the_child_blocks_no_signal() {
         let child = std::thread::spawn(|| {
-            let _blocked = super::super::ChildSignals::new().expect("blocks SIGCHLD in this thread");
-            sh("grep -q 'SigBlk:.*0000000000000000' /proc/self/status", &[], None)
+            let _blocked =
+                super::super::ChildSignals::new().expect("blocks SIGCHLD in this thread");
+            sh(
+                "grep -q 'SigBlk:.*0000000000000000' /proc/self/status",
+                &[],
+                None,
+            )
         });
         let child = child.join().expect("ends well").expect("starts");
         assert_eq!(code(&child), Ended::Exited(0));
@@ -208,9 +251,23 @@ mod tests {
 
     #[test]
     fn errors_are_reported_and_leave_no_child() {
-        let program = Program { path: c"/no/such/program", args: &[], env: &[], inherit: &[], folder: None };
-        assert_eq!(spawn(&program).expect_err("not there").kind(), io::ErrorKind::NotFound);
-        assert_eq!(sh("true", &[987], None).expect_err("not open").raw_os_error(), Some(libc::EBADF));
+        let program = Program {
+            path: c"/no/such/program",
+            args: &[],
+            env: &[],
+            inherit: &[],
+            folder: None,
+        };
+        assert_eq!(
+            spawn(&program).expect_err("not there").kind(),
+            io::ErrorKind::NotFound
+        );
+        assert_eq!(
+            sh("true", &[987], None)
+                .expect_err("not open")
+                .raw_os_error(),
+            Some(libc::EBADF)
+        );
         assert!(sh("true", &[], Some(c"/no/such/folder")).is_err());
     }
 }

@@ -1,0 +1,205 @@
+//! Objects come into being: a free slot is claimed, or a new one carved from the range.
+
+use std::sync::atomic::Ordering;
+
+use procession_sys::memory;
+
+use super::{
+    ASK_FIRST, AllocError, Arena, CLAIMED, FREE, LARGE, LIVE, SPARE, Slot, generation_of,
+    slot_word, state_of,
+};
+use crate::geometry::{PAGE, class_for, class_size};
+use crate::handle::{Handle, Kind};
+use crate::member::MemberId;
+
+impl Arena {
+    /// Makes an object of `length` bytes, all zeros, with a reference of `me`.
+    ///
+    /// # Errors
+    /// When there is no memory or no room; the message names the size.
+    pub fn allocate(&self, me: MemberId, length: usize, kind: Kind) -> Result<Handle, AllocError> {
+        self.allocate_zeroed_to(me, length, kind, length)
+    }
+
+    /// The same, but only the first `zeroed` bytes are zeros: for who writes all of the rest.
+    ///
+    /// # Errors
+    /// As [`allocate`](Self::allocate).
+    pub fn allocate_zeroed_to(
+        &self,
+        me: MemberId,
+        length: usize,
+        kind: Kind,
+        zeroed: usize,
+    ) -> Result<Handle, AllocError> {
+        let range = AllocError::Range {
+            asked: length,
+            reserve: self.geometry.reserve,
+        };
+        let class = class_for(length)
+            .filter(|&class| self.geometry.capacity[class] > 0)
+            .ok_or(range)?;
+        let (index, recycled) = match self.claim_free(me, class) {
+            Some(index) => (index, true),
+            None => (self.claim_new(me, class, length)?, false),
+        };
+        let slot = self.slot(class, index);
+        let give_up = |error: AllocError| {
+            let generation = generation_of(slot.word.load(Ordering::SeqCst));
+            slot.word
+                .store(slot_word(generation, FREE, None), Ordering::SeqCst);
+            if slot.offset.load(Ordering::Relaxed) != 0 {
+                self.class_state(class).free.fetch_add(1, Ordering::Relaxed);
+            }
+            error
+        };
+        let recycled = recycled && slot.offset.load(Ordering::Relaxed) != 0;
+        if !recycled {
+            let offset = self
+                .carve(class_size(class))
+                .ok_or_else(|| give_up(range))?;
+            slot.offset.store(offset as u64, Ordering::Relaxed);
+        }
+        let offset = slot.offset.load(Ordering::Relaxed) as usize;
+        let committed = slot.committed.load(Ordering::Relaxed) as usize;
+        self.header().idle.fetch_sub(
+            (committed as u64).min(self.header().idle.load(Ordering::Relaxed)),
+            Ordering::Relaxed,
+        );
+        if length >= LARGE {
+            self.commit_pages(slot, offset, committed, length)
+                .map_err(give_up)?;
+        }
+        if zeroed > 0 && recycled {
+            // Beyond what had memory there are zeros already.
+            let dirty = if class_size(class) >= LARGE {
+                committed.min(length)
+            } else {
+                length
+            };
+            self.zero(offset, dirty.min(zeroed));
+        }
+        slot.length.store(length as u64, Ordering::Relaxed);
+        slot.kind.store(kind as u32, Ordering::Relaxed);
+        slot.claim.store(0, Ordering::Relaxed);
+        slot.transit.store(0, Ordering::Relaxed);
+        let generation = generation_of(slot.word.load(Ordering::SeqCst));
+        let handle = Handle {
+            offset: offset as u64,
+            slot: (class as u32) << 24 | index,
+            generation,
+        };
+        let mut held = self.held();
+        let (bits, bit) = self.bit_of(me, class, index);
+        bits.fetch_or(bit, Ordering::SeqCst);
+        slot.word
+            .store(slot_word(generation, LIVE, None), Ordering::SeqCst);
+        held.insert((me, handle), 1);
+        Ok(handle)
+    }
+
+    /// Makes sure that the first `length` bytes of a slot have memory.
+    fn commit_pages(
+        &self,
+        slot: &Slot,
+        offset: usize,
+        committed: usize,
+        length: usize,
+    ) -> Result<(), AllocError> {
+        if committed >= length {
+            return Ok(());
+        }
+        let missing = length - committed;
+        let enough = missing < ASK_FIRST
+            || memory::available().is_none_or(|left| left >= missing as u64 + SPARE);
+        let start = committed & !(PAGE - 1);
+        if !enough || memory::reserve_pages(self.fd(), offset + start, length - start).is_err() {
+            return Err(AllocError::Memory { asked: length });
+        }
+        slot.committed
+            .store(length.next_multiple_of(PAGE) as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn try_claim(&self, me: MemberId, class: usize, index: u32) -> bool {
+        let slot = self.slot(class, index);
+        let seen = slot.word.load(Ordering::Relaxed);
+        // Generation 0 is never given out: a handle's word is not zero.
+        let claimed = slot_word(generation_of(seen).max(1), CLAIMED, Some(me));
+        state_of(seen) == FREE
+            && slot
+                .word
+                .compare_exchange(seen, claimed, Ordering::SeqCst, Ordering::Relaxed)
+                .is_ok()
+    }
+
+    fn claim_free(&self, me: MemberId, class: usize) -> Option<u32> {
+        let state = self.class_state(class);
+        if state.free.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        let carved = state
+            .carved
+            .load(Ordering::SeqCst)
+            .min(self.geometry.capacity[class]);
+        let hint = state.hint.load(Ordering::Relaxed);
+        for step in 0..carved {
+            let index = (hint.wrapping_add(step)) % carved;
+            // One that never got a stretch of the range is no help.
+            let has_memory = self.slot(class, index).offset.load(Ordering::Relaxed) != 0;
+            if has_memory && self.try_claim(me, class, index) {
+                let _ = state
+                    .free
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| {
+                        free.checked_sub(1)
+                    });
+                state
+                    .hint
+                    .store(index.wrapping_add(1) % carved, Ordering::Relaxed);
+                return Some(index);
+            }
+        }
+        // The count was off: somebody died between the word and the count.
+        state.free.store(0, Ordering::Relaxed);
+        None
+    }
+
+    fn claim_new(&self, me: MemberId, class: usize, length: usize) -> Result<u32, AllocError> {
+        let state = self.class_state(class);
+        let capacity = self.geometry.capacity[class];
+        loop {
+            let index = state.carved.load(Ordering::SeqCst);
+            if index >= capacity {
+                // The last resort: free ones that were not counted.
+                let free = (0..capacity).find(|&index| self.try_claim(me, class, index));
+                return free.ok_or(AllocError::Count {
+                    asked: length,
+                    limit: capacity,
+                });
+            }
+            let claimed = self.try_claim(me, class, index);
+            state.carved.fetch_max(index + 1, Ordering::SeqCst);
+            if claimed {
+                return Ok(index);
+            }
+        }
+    }
+
+    fn carve(&self, size: usize) -> Option<usize> {
+        let align = size.min(PAGE);
+        let top = &self.header().top;
+        let mut seen = top.load(Ordering::Relaxed);
+        loop {
+            let start = usize::try_from(seen).ok()?.next_multiple_of(align);
+            let end = start.checked_add(size)?;
+            if start < self.geometry.objects || end > self.geometry.reserve {
+                return None;
+            }
+            match top.compare_exchange_weak(seen, end as u64, Ordering::Relaxed, Ordering::Relaxed)
+            {
+                Ok(_) => return Some(start),
+                Err(now) => seen = now,
+            }
+        }
+    }
+}

@@ -1,0 +1,370 @@
+//! Who holds what, and how objects come to their end.
+
+use std::sync::MutexGuard;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use procession_sys::memory;
+
+use super::{
+    Arena, ArenaStats, CLAIMED, FREE, FREEING, Gone, HeldMap, KEEP_IDLE, LIVE, generation_of,
+    slot_word, state_of, who_of,
+};
+use crate::geometry::{CLASSES, PLANE, PLANES, class_size};
+use crate::handle::{Handle, Kind};
+use crate::member::MemberId;
+use crate::{cell, parcel, ring};
+
+impl Arena {
+    pub(super) fn bit_of(&self, member: MemberId, class: usize, index: u32) -> (&AtomicU64, u64) {
+        let plane = (member.index() / PLANE).min(PLANES - 1);
+        (
+            self.bits(plane, class, index),
+            1 << (member.index() % PLANE),
+        )
+    }
+
+    /// Takes a reference of this process, which is `me`. Each is to be given back by `release`.
+    ///
+    /// # Errors
+    /// When the object is gone.
+    pub fn acquire(&self, me: MemberId, handle: Handle) -> Result<(), Gone> {
+        let mut held = self.held();
+        if let Some(count) = held.get_mut(&(me, handle)) {
+            *count += 1;
+            return Ok(());
+        }
+        self.set_bit(me, handle)?;
+        held.insert((me, handle), 1);
+        Ok(())
+    }
+
+    fn set_bit(&self, member: MemberId, handle: Handle) -> Result<(), Gone> {
+        let gone = Gone { expected: None };
+        let (class, index) = self.split(handle.slot).ok_or(gone)?;
+        let (bits, bit) = self.bit_of(member, class, index);
+        let had_it = bits.fetch_or(bit, Ordering::SeqCst) & bit != 0;
+        if self.settle(member, class, index, handle) {
+            return Ok(());
+        }
+        // A bit that was there before belongs to the slot's present object.
+        if !had_it {
+            bits.fetch_and(!bit, Ordering::SeqCst);
+            self.free_if_unreferenced(member, class, index);
+        }
+        Err(gone)
+    }
+
+    /// Whether the object lives, once whoever is taking it apart has come to an end.
+    fn settle(&self, me: MemberId, class: usize, index: u32, handle: Handle) -> bool {
+        let slot = self.slot(class, index);
+        let mut rounds = 0u32;
+        loop {
+            let word = slot.word.load(Ordering::SeqCst);
+            if generation_of(word) != handle.generation {
+                return false;
+            }
+            match state_of(word) {
+                LIVE => return self.find(handle).is_some(),
+                FREEING => {
+                    rounds += 1;
+                    if rounds.is_multiple_of(1024)
+                        && who_of(word).is_none_or(|who| who != me && self.is_dead(who))
+                    {
+                        self.take_over_freeing(me, class, index, word);
+                    }
+                    std::thread::yield_now();
+                }
+                _ => return false,
+            }
+        }
+    }
+
+    /// Gives a reference of this process back; frees the object if it was the last of all.
+    pub fn release(&self, me: MemberId, handle: Handle) {
+        let mut held = self.held();
+        let Some(count) = held.get_mut(&(me, handle)) else {
+            return;
+        };
+        *count -= 1;
+        if *count > 0 {
+            return;
+        }
+        held.remove(&(me, handle));
+        let Some((class, index)) = self.split(handle.slot) else {
+            return;
+        };
+        if generation_of(self.slot(class, index).word.load(Ordering::SeqCst)) != handle.generation {
+            return;
+        }
+        let (bits, bit) = self.bit_of(me, class, index);
+        bits.fetch_and(!bit, Ordering::SeqCst);
+        drop(held);
+        self.free_if_unreferenced(me, class, index);
+    }
+
+    /// Keeps what this process holds from changing, across a fork.
+    pub fn hold_still(&self) -> HeldStill<'_> {
+        HeldStill {
+            arena: self,
+            held: self.held(),
+        }
+    }
+
+    /// A message that mentions the object sets out.
+    pub fn set_out(&self, handle: Handle) {
+        if let Some((class, index)) = self.split(handle.slot) {
+            self.slot(class, index)
+                .transit
+                .fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// It has arrived, or is no more.
+    pub fn arrive(&self, me: MemberId, handle: Handle) {
+        let Some((class, index)) = self.split(handle.slot) else {
+            return;
+        };
+        let slot = self.slot(class, index);
+        if generation_of(slot.word.load(Ordering::SeqCst)) != handle.generation {
+            return;
+        }
+        let _ = slot
+            .transit
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| {
+                count.checked_sub(1)
+            });
+        self.free_if_unreferenced(me, class, index);
+    }
+
+    /// Says in which container the object is. Counts while the container confirms it.
+    pub(crate) fn claim(&self, handle: Handle, container: Handle, place: u32) {
+        if let Some((class, index)) = self.split(handle.slot) {
+            let slot = self.slot(class, index);
+            slot.claim.store(0, Ordering::SeqCst);
+            slot.claim_at.store(place, Ordering::SeqCst);
+            slot.claim.store(container.to_word(), Ordering::SeqCst);
+        }
+    }
+
+    /// Looks whether an object can go, after something that may have kept it has ended.
+    pub(crate) fn reconsider(&self, me: MemberId, handle: Handle) {
+        if let Some((class, index)) = self.split(handle.slot)
+            && generation_of(self.slot(class, index).word.load(Ordering::SeqCst))
+                == handle.generation
+        {
+            self.free_if_unreferenced(me, class, index);
+        }
+    }
+
+    fn is_referenced(&self, class: usize, index: u32) -> bool {
+        let slot = self.slot(class, index);
+        if slot.transit.load(Ordering::SeqCst) != 0 {
+            return true;
+        }
+        // The claim before the bits: a reader of a queue sets its bit before it commits the taking.
+        let claim = slot.claim.load(Ordering::SeqCst);
+        if claim != 0
+            && self.confirms(
+                claim,
+                slot.claim_at.load(Ordering::SeqCst),
+                self.handle_of(class, index),
+            )
+        {
+            return true;
+        }
+        let planes = self.members_in_use().div_ceil(PLANE);
+        (0..planes).any(|plane| self.bits(plane, class, index).load(Ordering::SeqCst) != 0)
+    }
+
+    /// Whether the container named by `claim` really holds the object.
+    fn confirms(&self, claim: u64, place: u32, object: Handle) -> bool {
+        let Some(container) = self.handle_from_word(claim) else {
+            return false;
+        };
+        let Some((class, index)) = self.split(container.slot) else {
+            return false;
+        };
+        if state_of(self.slot(class, index).word.load(Ordering::SeqCst)) != LIVE {
+            return false;
+        }
+        match self.kind(container) {
+            Ok(Kind::Queue) => ring::confirms(self, container, place, object),
+            Ok(Kind::Cell) => cell::confirms(self, container, object),
+            Ok(Kind::Parcel) => true,
+            _ => false,
+        }
+    }
+
+    pub(super) fn free_if_unreferenced(&self, me: MemberId, class: usize, index: u32) {
+        let slot = self.slot(class, index);
+        let word = slot.word.load(Ordering::SeqCst);
+        if state_of(word) != LIVE || self.is_referenced(class, index) {
+            return;
+        }
+        let freeing = slot_word(generation_of(word), FREEING, Some(me));
+        if slot
+            .word
+            .compare_exchange(word, freeing, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
+        {
+            self.finish_freeing(me, class, index, freeing);
+        }
+    }
+
+    fn take_over_freeing(&self, me: MemberId, class: usize, index: u32, seen: u64) {
+        let slot = self.slot(class, index);
+        let freeing = slot_word(generation_of(seen), FREEING, Some(me));
+        if slot
+            .word
+            .compare_exchange(seen, freeing, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
+        {
+            self.finish_freeing(me, class, index, freeing);
+        }
+    }
+
+    /// From FREEING, which is ours: back to LIVE if somebody came in between, else to FREE.
+    fn finish_freeing(&self, me: MemberId, class: usize, index: u32, freeing: u64) {
+        let slot = self.slot(class, index);
+        let generation = generation_of(freeing);
+        if self.is_referenced(class, index) {
+            let live = slot_word(generation, LIVE, None);
+            let _ = slot
+                .word
+                .compare_exchange(freeing, live, Ordering::SeqCst, Ordering::SeqCst);
+            // What came in between may have left again and seen FREEING: look once more.
+            self.free_if_unreferenced(me, class, index);
+            return;
+        }
+        let handle = self.handle_of(class, index);
+        match Kind::from_word(slot.kind.load(Ordering::Relaxed)) {
+            Some(Kind::Queue) => ring::take_apart(self, me, handle),
+            Some(Kind::Parcel) => parcel::take_apart(self, me, handle),
+            Some(Kind::Cell) => cell::take_apart(self, me, handle),
+            _ => {}
+        }
+        let header = self.header();
+        let committed = slot.committed.load(Ordering::Relaxed);
+        if committed > 0 && header.idle.load(Ordering::Relaxed) + committed > KEEP_IDLE {
+            let offset = slot.offset.load(Ordering::Relaxed) as usize;
+            if self.in_objects(offset, class_size(class))
+                && memory::punch(self.fd(), offset, class_size(class)).is_ok()
+            {
+                slot.committed.store(0, Ordering::Relaxed);
+            }
+        }
+        header
+            .idle
+            .fetch_add(slot.committed.load(Ordering::Relaxed), Ordering::Relaxed);
+        // A generation is never 0.
+        let next = generation.checked_add(1).unwrap_or(1);
+        slot.claim.store(0, Ordering::Relaxed);
+        if slot
+            .word
+            .compare_exchange(
+                freeing,
+                slot_word(next, FREE, None),
+                Ordering::SeqCst,
+                Ordering::SeqCst,
+            )
+            .is_ok()
+        {
+            let state = self.class_state(class);
+            state.hint.store(index, Ordering::Relaxed);
+            state.free.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Clears all that `member` holds: its bits, and what it was in the middle of.
+    pub(crate) fn give_back_all(&self, by: MemberId, member: MemberId) {
+        for class in 0..CLASSES {
+            let carved = self
+                .class_state(class)
+                .carved
+                .load(Ordering::SeqCst)
+                .min(self.geometry.capacity[class]);
+            for index in 0..carved {
+                self.give_back(by, member, class, index);
+            }
+        }
+    }
+
+    fn give_back(&self, by: MemberId, member: MemberId, class: usize, index: u32) {
+        let slot = self.slot(class, index);
+        let word = slot.word.load(Ordering::SeqCst);
+        let (bits, bit) = self.bit_of(member, class, index);
+        let held = bits.load(Ordering::SeqCst) & bit != 0;
+        if held {
+            bits.fetch_and(!bit, Ordering::SeqCst);
+        }
+        match state_of(word) {
+            CLAIMED if who_of(word) == Some(member) => {
+                let free = slot_word(generation_of(word), FREE, None);
+                if slot
+                    .word
+                    .compare_exchange(word, free, Ordering::SeqCst, Ordering::SeqCst)
+                    .is_ok()
+                {
+                    self.class_state(class).free.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            FREEING if who_of(word) == Some(member) => {
+                self.take_over_freeing(by, class, index, word)
+            }
+            // A block that the dead had put a claim on but no bit has nobody else to look at it.
+            LIVE if held || slot.claim.load(Ordering::Relaxed) != 0 => {
+                self.free_if_unreferenced(by, class, index)
+            }
+            _ => {}
+        }
+    }
+
+    /// What the arena holds now.
+    pub fn stats(&self) -> ArenaStats {
+        let mut stats = ArenaStats {
+            idle: self.header().idle.load(Ordering::Relaxed),
+            reserve: self.geometry.reserve,
+            ..ArenaStats::default()
+        };
+        for class in 0..CLASSES {
+            let carved = self
+                .class_state(class)
+                .carved
+                .load(Ordering::SeqCst)
+                .min(self.geometry.capacity[class]);
+            for slot in (0..carved).map(|index| self.slot(class, index)) {
+                if state_of(slot.word.load(Ordering::SeqCst)) != FREE {
+                    stats.objects += 1;
+                    stats.bytes += slot.length.load(Ordering::Relaxed);
+                }
+            }
+        }
+        stats
+    }
+}
+
+/// What this process holds, kept from changing while it forks.
+#[derive(Debug)]
+pub struct HeldStill<'a> {
+    arena: &'a Arena,
+    held: MutexGuard<'a, HeldMap>,
+}
+
+impl HeldStill<'_> {
+    /// Gives `child` a reference to all that `me` holds. An object that is gone is passed over.
+    pub fn lend(&self, me: MemberId, child: MemberId) {
+        for (_, handle) in self.held.keys().filter(|(member, _)| *member == me) {
+            let _ = self.arena.set_bit(child, *handle);
+        }
+    }
+
+    /// In the child: what was counted for the parent is counted for `me` now.
+    pub fn inherit(&mut self, parent: MemberId, me: MemberId) {
+        let all = std::mem::take(&mut *self.held);
+        let mine = |member: MemberId| if member == parent { me } else { member };
+        *self.held = all
+            .into_iter()
+            .map(|((member, handle), count)| ((mine(member), handle), count))
+            .collect();
+    }
+}
