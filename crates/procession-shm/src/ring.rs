@@ -553,18 +553,16 @@ impl RawQueue {
         }
         let mut bytes = vec![0; length];
         ring.read(arena, units_of(head), UNIT, &mut bytes);
+        // What can't be received is taken all the same: else nobody would get past it.
         let entry = if tag & IS_PARCEL == 0 {
-            Entry::Inline { tag, bytes }
+            Some(Entry::Inline { tag, bytes })
         } else {
-            let name: [u8; 16] = bytes.as_slice().try_into().map_err(|_| GetError::Gone)?;
-            let handle = Handle::from_bytes(name);
-            arena.acquire(me, handle).map_err(|_| GetError::Gone)?;
-            let view = arena.read_parcel(handle).map_err(|_| GetError::Gone)?;
-            Entry::Parcel { handle, view }
+            receive(arena, me, &bytes)
         };
         let (tag, peek) = match &entry {
-            Entry::Inline { tag, bytes } => (*tag, bytes),
-            Entry::Parcel { view, .. } => (view.tag, &view.bytes),
+            Some(Entry::Inline { tag, bytes }) => (*tag, bytes.as_slice()),
+            Some(Entry::Parcel { view, .. }) => (view.tag, view.bytes.as_slice()),
+            None => (0, [].as_slice()),
         };
         taken(count_of(head), tag, &peek[..peek.len().min(PEEK)]);
         let units = record_units(length);
@@ -576,7 +574,7 @@ impl RawQueue {
             ),
             Ordering::SeqCst,
         );
-        Ok(Some(entry))
+        entry.map(Some).ok_or(GetError::Gone)
     }
 
     /// The ring that holds the record at `position`; moves on to it if need be. Under `get_lock`.
@@ -669,6 +667,19 @@ impl RawQueue {
         };
         self.join_sleepers.fetch_sub(1, Ordering::SeqCst);
         result
+    }
+}
+
+/// Takes a reference to the parcel that a record names, and reads it.
+fn receive(arena: &Arena, me: MemberId, name: &[u8]) -> Option<Entry> {
+    let handle = Handle::from_bytes(name.try_into().ok()?);
+    arena.acquire(me, handle).ok()?;
+    match arena.read_parcel(handle) {
+        Ok(view) => Some(Entry::Parcel { handle, view }),
+        Err(_) => {
+            arena.release(me, handle);
+            None
+        }
     }
 }
 
