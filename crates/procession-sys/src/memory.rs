@@ -117,6 +117,11 @@ impl Mapping {
     }
 }
 
+/// The limit on this process's address space, if there is one.
+pub fn address_space_limit() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::As).current
+}
+
 /// Bytes of memory that the system could give out now, or `None` if it doesn't say.
 ///
 /// The least of what the machine and the control groups of this process have left.

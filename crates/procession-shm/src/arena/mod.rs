@@ -162,6 +162,11 @@ impl Arena {
     /// When the system refuses, or has not even room for the smallest range.
     pub fn new() -> Result<Arena, ArenaError> {
         let mut reserve = RESERVE;
+        // Under a limit the program needs the rest of the addresses for itself.
+        let share = memory::address_space_limit().and_then(|limit| usize::try_from(limit / 4).ok());
+        while share.is_some_and(|share| reserve > share) && reserve / 2 >= Geometry::LEAST {
+            reserve /= 2;
+        }
         loop {
             match Arena::create(reserve) {
                 Err(ArenaError::NoRoom { .. }) if reserve / 2 >= Geometry::LEAST => reserve /= 2,
