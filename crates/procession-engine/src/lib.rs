@@ -14,12 +14,22 @@
 
 #![forbid(unsafe_code)]
 
+pub mod connection;
+mod exit_status;
 pub mod family;
+pub mod launch;
 mod make_error;
 pub mod message;
+mod per_process;
+pub mod pool;
+pub mod process;
 pub mod queue;
 pub mod sync;
+mod ticket;
+mod zygote;
 
+pub use connection::{Connection, ReceivedInto, RecvError, SendError, pair};
+pub use exit_status::ExitStatus;
 pub use family::{
     Family, FamilyError, Seat, cancel_child, child_started, exit_status, family, fork_done, fork_with, join_family, leave,
     note_exit, prepare_child, reap,
@@ -29,6 +39,7 @@ pub use message::{Block, Cell, Message, Outgoing, Parcel};
 pub use procession_shm::{
     AllocError, ArenaError, ArenaStats, Gone, Handle, Kind, MemberId, MemberInfo, MembersFull, Patience, Role,
 };
+pub use process::Child;
 pub use queue::{GetError, PutError, Queue, TooManyDone};
 pub use sync::{
     Acquired, Arrival, Barrier, BarrierError, Event, Lock, NotHeld, NotOwner, Owner, RLock, ReleaseError, Semaphore, Ticket,

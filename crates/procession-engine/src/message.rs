@@ -46,6 +46,21 @@ pub struct Message {
 }
 
 impl Message {
+    /// One that is bytes alone.
+    pub fn plain(bytes: Vec<u8>) -> Message {
+        Message {
+            tag: 0,
+            bytes,
+            buffers: Vec::new(),
+            _parcel: None,
+        }
+    }
+
+    /// Its bytes alone; the rest is dropped.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
     pub(crate) fn from_entry(entry: Entry) -> Result<Message, Gone> {
         match entry {
             Entry::Inline { tag, bytes } => Ok(Message { tag, bytes, buffers: Vec::new(), _parcel: None }),

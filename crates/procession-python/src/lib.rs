@@ -1,1 +1,63 @@
-//! Placeholder.
+//! `procession._procession`: the engine of Procession for the Python package.
+//!
+//! Waiting, locking and lifetimes are here and below; what is pickled, and how, is decided in Python.
+//! Nothing here holds the interpreter while it waits, runs Python code while a lock in shared memory
+//! is held, or panics across the boundary.
+
+#![allow(missing_debug_implementations, reason = "these are Python classes")]
+
+use pyo3::prelude::*;
+
+mod arguments;
+mod block;
+mod buffer;
+mod connection;
+mod descriptor;
+mod error;
+mod family;
+mod pickling;
+mod queue;
+mod shared;
+mod sync;
+mod wait;
+mod watch;
+
+#[pymodule(gil_used = true)]
+fn _procession(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    for function in [
+        wrap_pyfunction!(family::arena_fd, module)?,
+        wrap_pyfunction!(family::join_family, module)?,
+        wrap_pyfunction!(family::prepare_child, module)?,
+        wrap_pyfunction!(family::cancel_child, module)?,
+        wrap_pyfunction!(family::child_started, module)?,
+        wrap_pyfunction!(family::fork_with, module)?,
+        wrap_pyfunction!(family::fork_done, module)?,
+        wrap_pyfunction!(family::leave, module)?,
+        wrap_pyfunction!(family::reap, module)?,
+        wrap_pyfunction!(family::note_exit, module)?,
+        wrap_pyfunction!(family::exit_status, module)?,
+        wrap_pyfunction!(family::die_with, module)?,
+        wrap_pyfunction!(family::members, module)?,
+        wrap_pyfunction!(family::spawn, module)?,
+        wrap_pyfunction!(pickling::set_pickler, module)?,
+        wrap_pyfunction!(pickling::note_handle, module)?,
+        wrap_pyfunction!(pickling::pack, module)?,
+        wrap_pyfunction!(pickling::unpack, module)?,
+        wrap_pyfunction!(connection::pipe, module)?,
+        wrap_pyfunction!(shared::_rebuild, module)?,
+    ] {
+        module.add_function(function)?;
+    }
+    module.add_class::<block::Block>()?;
+    module.add_class::<connection::Connection>()?;
+    module.add_class::<pickling::Parcel>()?;
+    module.add_class::<queue::Queue>()?;
+    module.add_class::<sync::Barrier>()?;
+    module.add_class::<sync::BoundedSemaphore>()?;
+    module.add_class::<sync::Event>()?;
+    module.add_class::<sync::Lock>()?;
+    module.add_class::<sync::RLock>()?;
+    module.add_class::<sync::Semaphore>()?;
+    module.add_class::<sync::WaitQueue>()?;
+    Ok(())
+}

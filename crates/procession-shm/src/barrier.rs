@@ -8,16 +8,19 @@
 //! | ACTION | all are there; the last, the leader, runs the action | the leader, to FILLING of the next generation |
 //! | BROKEN | nobody gets through | a reset, to FILLING of the next generation |
 //!
-//! All changes are made under `lock`; a member that dies while holding it leaves either the old or
-//! the new `state`. Who waits looks at those who have arrived, and at those of the round before: if
-//! one of them has died (of those before: not in good order), the barrier is broken.
+//! Those who arrive and who reset do so under `lock`; all changes of `state` are one
+//! compare-and-swap. A record is the member's id, with the last two bits of the generation on top:
+//! one of another generation is none. There are two rows, used in turn, so nothing is moved or
+//! cleared when a round ends. A round that ended by a reset leaves both rows zeros.
+//!
+//! Who waits looks at those who have arrived, and at those of the round before: if one of them has
+//! died (of those before: not in good order), the barrier is broken.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering};
-
-use procession_sys::futex;
 
 use crate::arena::{Arena, Shared};
+use crate::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::futex;
 use crate::lock::RawLock;
 use crate::member::MemberId;
 use crate::patience::{CHECK_OWNER, Patience, WaitError};
@@ -73,8 +76,8 @@ pub struct Arrival {
     generation: u32,
 }
 
-/// A barrier in shared memory; its records lie in two rows behind this structure: those who have
-/// arrived in this round, those who had in the last.
+/// A barrier in shared memory; its records lie in two rows behind this structure: those who arrive
+/// in rounds of even number, and of odd.
 #[repr(C)]
 #[derive(Debug, Default)]
 pub struct RawBarrier {
@@ -83,8 +86,8 @@ pub struct RawBarrier {
     parties: AtomicU32,
     /// The one whose death broke it, if that was it.
     dead: AtomicU32,
-    /// The last generation that ended by a reset, plus one.
-    reset_at: AtomicU32,
+    /// One bit for each of the last 64 generations: it ended by a reset.
+    resets: AtomicU64,
 }
 
 // SAFETY: repr(C), atomics only, no Drop, zeros valid.
@@ -108,14 +111,11 @@ impl RawBarrier {
 
     /// How many wait in it now.
     pub fn waiting(&self, records: &[AtomicU32]) -> u32 {
-        if self.state.load(Ordering::SeqCst) & PHASE != FILLING {
+        let state = self.state.load(Ordering::SeqCst);
+        if state & PHASE != FILLING {
             return 0;
         }
-        let arrived = &records[..records.len() / 2];
-        arrived
-            .iter()
-            .filter(|record| record.load(Ordering::SeqCst) != 0)
-            .count() as u32
+        members_of(records, state >> 2).count() as u32
     }
 
     /// Whether it is broken.
@@ -135,27 +135,38 @@ impl RawBarrier {
         records: &[AtomicU32],
         patience: &mut Patience<'_>,
     ) -> Result<Arrival, BarrierError> {
-        let (arrived, before) = records.split_at(records.len() / 2);
         let (state, place) = loop {
-            let held = self
-                .lock
-                .hold(arena, me, patience)
-                .map_err(|error| self.give_up(arena, me, error))?;
+            let held = self.lock.hold(arena, me, patience).map_err(|error| {
+                let _ = self.break_it(self.state.load(Ordering::SeqCst), None);
+                given_up(error)
+            })?;
             let state = self.state.load(Ordering::SeqCst);
             match state & PHASE {
                 FILLING => {
-                    let place = arrived
+                    let row = row(records, state >> 2);
+                    let place = row
                         .iter()
-                        .position(|record| record.load(Ordering::SeqCst) == 0);
+                        .position(|record| member_in(record, state >> 2).is_none());
                     // A full row cannot be: the last to arrive changes the phase under this lock,
                     // unless it died in between; then its death is what the others find.
                     let Some(place) = place else {
-                        self.break_it(state, None);
+                        let _ = self.break_it(state, None);
                         return Err(BarrierError::Broken { dead: None });
                     };
-                    arrived[place].store(me.to_raw(), Ordering::SeqCst);
-                    if place + 1 == arrived.len() {
-                        self.state.store(state & !PHASE | ACTION, Ordering::SeqCst);
+                    row[place].store(me.to_raw() | tag(state >> 2), Ordering::SeqCst);
+                    if place + 1 == row.len() {
+                        // 64 generations ago it meant another. Under the lock no reset comes between.
+                        self.resets.fetch_and(!reset_bit(state), Ordering::SeqCst);
+                        let all_there = self.state.compare_exchange(
+                            state,
+                            state & !PHASE | ACTION,
+                            Ordering::SeqCst,
+                            Ordering::SeqCst,
+                        );
+                        if all_there.is_err() {
+                            // Somebody gave up or was found dead at the last moment.
+                            return Err(self.broken());
+                        }
                         return Ok(Arrival {
                             index: 0,
                             leader: true,
@@ -169,19 +180,19 @@ impl RawBarrier {
                 // belongs to the next.
                 _ => {
                     drop(held);
-                    self.await_change(arena, me, state, arrived, before, patience)?;
+                    self.await_change(arena, me, state, records, patience)?;
                 }
             }
         };
-        let index = (arrived.len() - 1 - place) as u32;
+        let index = (records.len() / 2 - 1 - place) as u32;
         let mut now = state;
         loop {
-            now = self.await_change(arena, me, now, arrived, before, patience)?;
+            now = self.await_change(arena, me, now, records, patience)?;
             if now >> 2 != state >> 2 {
                 break;
             }
         }
-        if self.reset_at.load(Ordering::SeqCst) == (state >> 2).wrapping_add(1) {
+        if self.resets.load(Ordering::SeqCst) & reset_bit(state) != 0 {
             return Err(BarrierError::Broken { dead: None });
         }
         Ok(Arrival {
@@ -197,8 +208,7 @@ impl RawBarrier {
         arena: &Arena,
         me: MemberId,
         seen: u32,
-        arrived: &[AtomicU32],
-        before: &[AtomicU32],
+        records: &[AtomicU32],
         patience: &mut Patience<'_>,
     ) -> Result<u32, BarrierError> {
         let changed = || {
@@ -207,17 +217,17 @@ impl RawBarrier {
         };
         let mut now = changed().or_else(|| patience.spin(changed));
         while now.is_none() {
-            if let Err(error) = patience.park(&self.state, seen, CHECK_OWNER) {
-                now = changed();
-                if now.is_none() {
-                    return Err(self.give_up(arena, me, error));
-                }
+            // If it can't be broken any more, it was let through or broken meanwhile.
+            if let Err(error) = patience.park(&self.state, seen, CHECK_OWNER)
+                && self.break_it(seen, None)
+            {
+                return Err(given_up(error));
             }
             now = changed();
             if now.is_none()
-                && let Some(dead) = find_dead(arena, me, arrived, before)
+                && let Some(dead) = find_dead(arena, me, records, seen >> 2)
+                && self.break_it(seen, Some(dead))
             {
-                self.break_it(seen, Some(dead));
                 return Err(BarrierError::Broken { dead: Some(dead) });
             }
         }
@@ -233,43 +243,43 @@ impl RawBarrier {
         }
     }
 
-    fn give_up(&self, _arena: &Arena, _me: MemberId, error: WaitError) -> BarrierError {
-        self.break_it(self.state.load(Ordering::SeqCst), None);
-        match error {
-            WaitError::TimedOut => BarrierError::TimedOut,
-            WaitError::Interrupted => BarrierError::Interrupted,
-        }
-    }
-
-    fn break_it(&self, seen: u32, dead: Option<MemberId>) {
+    /// Whether it was `seen` and is broken now.
+    fn break_it(&self, seen: u32, dead: Option<MemberId>) -> bool {
         if seen & PHASE == BROKEN {
-            return;
+            return false;
         }
-        self.dead
-            .store(dead.map_or(0, MemberId::to_raw), Ordering::SeqCst);
-        let _ = self.state.compare_exchange(
-            seen,
-            seen & !PHASE | BROKEN,
-            Ordering::SeqCst,
-            Ordering::SeqCst,
-        );
-        futex::wake(&self.state, u32::MAX);
+        if let Some(dead) = dead {
+            self.dead.store(dead.to_raw(), Ordering::SeqCst);
+        }
+        let broken = self
+            .state
+            .compare_exchange(
+                seen,
+                seen & !PHASE | BROKEN,
+                Ordering::SeqCst,
+                Ordering::SeqCst,
+            )
+            .is_ok();
+        if broken {
+            futex::wake(&self.state, u32::MAX);
+        } else if let Some(dead) = dead {
+            let _ =
+                self.dead
+                    .compare_exchange(dead.to_raw(), 0, Ordering::SeqCst, Ordering::SeqCst);
+        }
+        broken
     }
 
     /// The leader lets the others through.
     ///
     /// # Errors
     /// When the barrier was broken while the action ran.
-    pub fn finish(&self, arrival: &Arrival, records: &[AtomicU32]) -> Result<(), BarrierError> {
-        let (arrived, before) = records.split_at(records.len() / 2);
+    pub fn finish(&self, arrival: &Arrival, _records: &[AtomicU32]) -> Result<(), BarrierError> {
         let seen = arrival.generation << 2 | ACTION;
+        let next = arrival.generation.wrapping_add(1) << 2 | FILLING;
         if self.state.load(Ordering::SeqCst) != seen {
             return Err(self.broken());
         }
-        for (old, new) in before.iter().zip(arrived) {
-            old.store(new.swap(0, Ordering::SeqCst), Ordering::SeqCst);
-        }
-        let next = arrival.generation.wrapping_add(1) << 2 | FILLING;
         let moved = self
             .state
             .compare_exchange(seen, next, Ordering::SeqCst, Ordering::SeqCst)
@@ -282,8 +292,7 @@ impl RawBarrier {
     pub fn abort(&self) {
         loop {
             let seen = self.state.load(Ordering::SeqCst);
-            self.break_it(seen, None);
-            if self.is_broken() {
+            if seen & PHASE == BROKEN || self.break_it(seen, None) {
                 return;
             }
         }
@@ -301,13 +310,18 @@ impl RawBarrier {
         patience: &mut Patience<'_>,
     ) -> Result<(), WaitError> {
         let _held = self.lock.hold(arena, me, patience)?;
-        let seen = self.state.load(Ordering::SeqCst);
-        self.reset_at
-            .store((seen >> 2).wrapping_add(1), Ordering::SeqCst);
+        // Broken first: whoever dies here leaves it so, and not with half the records gone.
+        let seen = loop {
+            let seen = self.state.load(Ordering::SeqCst);
+            if seen & PHASE == BROKEN || self.break_it(seen, None) {
+                break seen;
+            }
+        };
         for record in records {
             record.store(0, Ordering::SeqCst);
         }
         self.dead.store(0, Ordering::SeqCst);
+        self.resets.fetch_or(reset_bit(seen), Ordering::SeqCst);
         self.state
             .store((seen >> 2).wrapping_add(1) << 2 | FILLING, Ordering::SeqCst);
         futex::wake(&self.state, u32::MAX);
@@ -315,20 +329,51 @@ impl RawBarrier {
     }
 }
 
+fn reset_bit(state: u32) -> u64 {
+    1 << (state >> 2) % 64
+}
+
+fn given_up(error: WaitError) -> BarrierError {
+    match error {
+        WaitError::TimedOut => BarrierError::TimedOut,
+        WaitError::Interrupted => BarrierError::Interrupted,
+    }
+}
+
+/// Where the parties of a generation are written down.
+fn row(records: &[AtomicU32], generation: u32) -> &[AtomicU32] {
+    let (even, odd) = records.split_at(records.len() / 2);
+    if generation.is_multiple_of(2) {
+        even
+    } else {
+        odd
+    }
+}
+
+fn tag(generation: u32) -> u32 {
+    generation << 30
+}
+
+/// Who is written down there, if it is for this generation.
+fn member_in(record: &AtomicU32, generation: u32) -> Option<MemberId> {
+    MemberId::from_raw(record.load(Ordering::SeqCst) ^ tag(generation))
+}
+
+fn members_of(records: &[AtomicU32], generation: u32) -> impl Iterator<Item = MemberId> {
+    row(records, generation)
+        .iter()
+        .filter_map(move |record| member_in(record, generation))
+}
+
 fn find_dead(
     arena: &Arena,
     me: MemberId,
-    arrived: &[AtomicU32],
-    before: &[AtomicU32],
+    records: &[AtomicU32],
+    generation: u32,
 ) -> Option<MemberId> {
-    let of = |record: &AtomicU32| {
-        MemberId::from_raw(record.load(Ordering::SeqCst)).filter(|&id| id != me)
-    };
-    let dead = arrived.iter().filter_map(of).find(|&id| arena.is_dead(id));
+    let dead = members_of(records, generation).find(|&id| id != me && arena.is_dead(id));
     dead.or_else(|| {
-        before
-            .iter()
-            .filter_map(of)
-            .find(|&id| arena.is_dead(id) && !arena.has_left(id))
+        members_of(records, generation.wrapping_sub(1))
+            .find(|&id| id != me && arena.is_dead(id) && !arena.has_left(id))
     })
 }

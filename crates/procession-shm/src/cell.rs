@@ -65,6 +65,6 @@ pub(crate) fn take_apart(arena: &Arena, me: MemberId, cell: Handle) {
         return;
     };
     if let Some(parcel) = arena.handle_from_word(raw.current.load(Ordering::SeqCst)) {
-        arena.reconsider(me, parcel);
+        arena.disown(me, parcel, cell);
     }
 }

@@ -1,10 +1,8 @@
 //! A flag that processes wait for.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-
-use procession_sys::futex;
-
 use crate::arena::Shared;
+use crate::atomic::{AtomicU32, Ordering};
+use crate::futex;
 use crate::patience::{LOOK_AGAIN, Patience, WaitError};
 
 const SET: u32 = 1;
@@ -63,12 +61,11 @@ impl RawEvent {
             if through().is_some() {
                 break Ok(());
             }
-            if let Err(error) = patience.park(&self.word, start, LOOK_AGAIN) {
-                break if through().is_some() {
-                    Ok(())
-                } else {
-                    Err(error)
-                };
+            match patience.park(&self.word, start, LOOK_AGAIN) {
+                Ok(_) => {}
+                // An interruption is not to be swallowed; a time-out that comes too late is.
+                Err(WaitError::TimedOut) if through().is_some() => break Ok(()),
+                Err(error) => break Err(error),
             }
         };
         self.sleepers.fetch_sub(1, Ordering::SeqCst);

@@ -22,18 +22,25 @@
     reason = "the one place that turns offsets into references"
 )]
 mod arena;
+#[cfg(not(loom))]
+mod atomic;
+#[cfg(loom)]
+pub mod atomic;
 #[allow(unsafe_code, reason = "declares what may live in shared memory")]
 mod barrier;
 #[allow(unsafe_code, reason = "declares what may live in shared memory")]
 mod cell;
 #[allow(unsafe_code, reason = "declares what may live in shared memory")]
 mod event;
+mod futex;
 mod geometry;
 mod handle;
 #[allow(unsafe_code, reason = "declares what may live in shared memory")]
 mod lock;
 #[allow(unsafe_code, reason = "declares what may live in shared memory")]
 mod member;
+#[cfg(loom)]
+pub mod model;
 mod parcel;
 mod patience;
 #[allow(unsafe_code, reason = "declares what may live in shared memory")]
@@ -44,6 +51,7 @@ mod ring;
 mod rlock;
 #[allow(unsafe_code, reason = "declares what may live in shared memory")]
 mod semaphore;
+mod sleepers;
 #[allow(unsafe_code, reason = "declares what may live in shared memory")]
 mod wait_queue;
 

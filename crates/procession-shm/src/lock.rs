@@ -8,16 +8,19 @@
 //!
 //! A waiter that finds the owner dead changes `dead (+ WAITERS)` to `me + WAITERS` by one
 //! compare-and-swap. Who acquires after having slept keeps WAITERS set: others may still sleep.
+//! Whether the owner is dead is asked when a sleep has ended by itself: while releases wake the
+//! sleepers there is no need to.
 //! SYNC POINT: the release in `release` pairs with the acquire in `try_take` and `take_over`.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering};
 
-use procession_sys::{futex, thread};
+use procession_sys::thread;
 
 use crate::arena::{Arena, Shared};
+use crate::atomic::{AtomicU32, Ordering};
+use crate::futex::{self, Wake};
 use crate::member::{MemberId, MemberInfo};
-use crate::patience::{CHECK_OWNER, Patience, WaitError};
+use crate::patience::{CHECK_OWNER, FIRST_LOOK, Patience, WaitError};
 
 const WAITERS: u32 = 1 << 31;
 
@@ -98,14 +101,32 @@ impl RawLock {
         if self.try_take(me) {
             return Ok(Acquired::Clean);
         }
+        let dead = self.acquire_slowly(|owner| arena.is_dead(owner), me, patience)?;
+        Ok(match dead {
+            None => Acquired::Clean,
+            Some(owner) => Acquired::OwnerDied {
+                owner,
+                info: arena.member(owner),
+            },
+        })
+    }
+
+    /// Acquires a lock that was not free just now; the dead owner it was taken from, if it was.
+    pub(crate) fn acquire_slowly(
+        &self,
+        is_dead: impl Fn(MemberId) -> bool,
+        me: MemberId,
+        patience: &mut Patience<'_>,
+    ) -> Result<Option<MemberId>, WaitError> {
         if patience.is_none() {
-            return self.take_over(arena, me).ok_or(WaitError::TimedOut);
+            let owner = self.take_over(&is_dead, me);
+            return owner.map(Some).ok_or(WaitError::TimedOut);
         }
         if patience.spin(|| self.try_take(me).then_some(())).is_some() {
-            return Ok(Acquired::Clean);
+            return Ok(None);
         }
         self.sleepers.fetch_add(1, Ordering::Relaxed);
-        let result = self.acquire_sleeping(arena, me, patience);
+        let result = self.acquire_sleeping(is_dead, me, patience);
         let _ = self
             .sleepers
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
@@ -116,11 +137,12 @@ impl RawLock {
 
     fn acquire_sleeping(
         &self,
-        arena: &Arena,
+        is_dead: impl Fn(MemberId) -> bool,
         me: MemberId,
         patience: &mut Patience<'_>,
-    ) -> Result<Acquired, WaitError> {
+    ) -> Result<Option<MemberId>, WaitError> {
         let mine = me.to_raw() | WAITERS;
+        let mut slice = FIRST_LOOK;
         loop {
             let seen = self.word.load(Ordering::Relaxed);
             if seen & !WAITERS == 0 {
@@ -130,12 +152,9 @@ impl RawLock {
                     .is_ok()
                 {
                     self.thread.store(thread::id(), Ordering::Relaxed);
-                    return Ok(Acquired::Clean);
+                    return Ok(None);
                 }
                 continue;
-            }
-            if let Some(acquired) = self.take_over(arena, me) {
-                return Ok(acquired);
             }
             let marked = seen | WAITERS;
             if seen != marked
@@ -146,15 +165,25 @@ impl RawLock {
             {
                 continue;
             }
-            patience.park(&self.word, marked, CHECK_OWNER)?;
+            let parked = patience.park(&self.word, marked, slice);
+            if matches!(
+                parked,
+                Ok(Wake::TimedOut | Wake::Signal) | Err(WaitError::TimedOut)
+            ) && let Some(owner) = self.take_over(&is_dead, me)
+            {
+                return Ok(Some(owner));
+            }
+            if parked? == Wake::TimedOut {
+                slice = CHECK_OWNER;
+            }
         }
     }
 
-    /// Takes the lock from a dead owner.
-    fn take_over(&self, arena: &Arena, me: MemberId) -> Option<Acquired> {
+    /// Takes the lock from a dead owner, and says from whom.
+    fn take_over(&self, is_dead: impl Fn(MemberId) -> bool, me: MemberId) -> Option<MemberId> {
         let seen = self.word.load(Ordering::Relaxed);
         let owner = MemberId::from_raw(seen & !WAITERS)?;
-        if owner == me || !arena.is_dead(owner) {
+        if owner == me || !is_dead(owner) {
             return None;
         }
         let mine = me.to_raw() | WAITERS;
@@ -162,10 +191,7 @@ impl RawLock {
             .compare_exchange(seen, mine, Ordering::Acquire, Ordering::Relaxed)
             .ok()?;
         self.thread.store(thread::id(), Ordering::Relaxed);
-        Some(Acquired::OwnerDied {
-            owner,
-            info: arena.member(owner),
-        })
+        Some(owner)
     }
 
     /// Releases the lock, whoever holds it, and wakes a waiter.

@@ -7,8 +7,9 @@
 //! | FREE | nobody | `reserve`, by compare-and-swap to RESERVED |
 //! | RESERVED | `who` keeps it for a child about to start | the child, to ALIVE; `who` or a reaper, to REAPING |
 //! | ALIVE | a process (pid and start time were written before) | the process itself, to LEFT; a reaper, to REAPING |
-//! | LEFT | ended in good order, has given back its references | a reaper, to REAPING |
+//! | LEFT | ended in good order, has given back its references | a reaper, to REAPING_LEFT |
 //! | REAPING | `who` gives back what the member held; may be taken over when `who` dies | `who`, to FREE with the next generation |
+//! | REAPING_LEFT | the same, of one that ended in good order | the same |
 
 use std::fmt;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
@@ -123,6 +124,7 @@ const RESERVED: u64 = 1;
 const ALIVE: u64 = 2;
 const LEFT: u64 = 3;
 const REAPING: u64 = 4;
+const REAPING_LEFT: u64 = 5;
 
 /// One member's entry.
 #[repr(C)]
@@ -185,6 +187,13 @@ impl Entry {
             .collect();
         String::from_utf8_lossy(&bytes[..length]).into_owned()
     }
+}
+
+fn is_running(entry: &Entry) -> bool {
+    liveness::is_alive(
+        entry.pid.load(Ordering::SeqCst),
+        entry.start_time.load(Ordering::SeqCst),
+    )
 }
 
 impl Arena {
@@ -307,21 +316,15 @@ impl Arena {
             return true;
         };
         match state_of(seen) {
-            ALIVE => {
-                let pid = entry.pid.load(Ordering::SeqCst);
-                pid != std::process::id()
-                    && !liveness::is_alive(pid, entry.start_time.load(Ordering::SeqCst))
-            }
+            ALIVE => !is_running(entry),
             RESERVED => self.is_seat_dead(id, entry, seen),
             _ => true,
         }
     }
 
     fn is_seat_dead(&self, id: MemberId, entry: &Entry, seen: u64) -> bool {
-        let pid = entry.pid.load(Ordering::SeqCst);
-        if pid != 0 {
-            return pid != std::process::id()
-                && !liveness::is_alive(pid, entry.start_time.load(Ordering::SeqCst));
+        if entry.pid.load(Ordering::SeqCst) != 0 {
+            return !is_running(entry);
         }
         match who_of(seen) {
             // A root between its two steps: nobody else can know it yet.
@@ -335,7 +338,7 @@ impl Arena {
     /// others since, the best is believed.
     pub fn has_left(&self, id: MemberId) -> bool {
         if let Some((_, seen)) = self.entry_of(id) {
-            return state_of(seen) == LEFT;
+            return matches!(state_of(seen), LEFT | REAPING_LEFT);
         }
         let entry = self.member_entry(id.index());
         let now = generation_of(entry.state.load(Ordering::SeqCst));
@@ -349,10 +352,18 @@ impl Arena {
         let Some((entry, seen)) = self.entry_of(dead) else {
             return;
         };
-        let claimed = word(dead.generation(), REAPING, by.to_raw());
+        let left = matches!(state_of(seen), LEFT | REAPING_LEFT);
+        let reaping = if left { REAPING_LEFT } else { REAPING };
+        let claimed = word(dead.generation(), reaping, by.to_raw());
         match state_of(seen) {
             FREE => return,
-            REAPING if who_of(seen).is_some_and(|who| who != by && !self.is_dead(who)) => return,
+            // One only, or the second could still be at it when the entry has a new user. If it is
+            // this process's, another thread does it.
+            REAPING | REAPING_LEFT
+                if who_of(seen).is_some_and(|who| who == by || !self.is_dead(who)) =>
+            {
+                return;
+            }
             _ => {}
         }
         if dead == by
@@ -364,12 +375,14 @@ impl Arena {
             return;
         }
         let bit = 1 << (dead.generation() % 64);
-        if state_of(seen) == LEFT {
+        if left {
             entry.lost.fetch_and(!bit, Ordering::SeqCst);
         } else {
             entry.lost.fetch_or(bit, Ordering::SeqCst);
         }
         self.give_back_all(by, dead);
+        // The next user's seat must not be taken for this one's process.
+        entry.pid.store(0, Ordering::SeqCst);
         let free = word(dead.generation().wrapping_add(1), FREE, 0);
         // Fails only if another took us for dead and did it all again: as good.
         let _ = entry
@@ -391,7 +404,8 @@ impl Arena {
             };
             match state_of(seen) {
                 FREE => {}
-                LEFT if !orphan() => {}
+                // It may still run a little, and other threads of it hold things.
+                LEFT if !orphan() || is_running(self.member_entry(index)) => {}
                 _ if id != by && self.is_dead(id) => self.reap(by, id),
                 _ => {}
             }

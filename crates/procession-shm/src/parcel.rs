@@ -127,8 +127,10 @@ impl Arena {
             self.release(me, block);
         }
         for (entry, mention) in mentions.iter().zip(contents.mentions) {
-            self.set_out(*mention);
-            entry.store(mention.to_word(), Ordering::SeqCst);
+            // One that is gone, though the caller was to hold it, is not counted on another's account.
+            if self.set_out(*mention) {
+                entry.store(mention.to_word(), Ordering::SeqCst);
+            }
         }
         let body = words.len() * WORD;
         self.copy_in(parcel, Kind::Parcel, body, contents.bytes)
@@ -143,15 +145,18 @@ impl Arena {
         let shape = shape(self, parcel)?;
         let words: &[AtomicU64] =
             self.objects(parcel, Kind::Parcel, HEADER, shape.blocks + shape.mentions)?;
-        let mut names = words.iter().map(|word| {
-            self.handle_from_word(word.load(Ordering::SeqCst))
-                .ok_or(Gone { expected: None })
-        });
-        let blocks = names
-            .by_ref()
-            .take(shape.blocks)
+        let (blocks, mentions) = words.split_at(shape.blocks);
+        let name = |word| self.handle_from_word(word).ok_or(Gone { expected: None });
+        let blocks = blocks
+            .iter()
+            .map(|word| name(word.load(Ordering::SeqCst)))
             .collect::<Result<_, _>>()?;
-        let mentions = names.collect::<Result<_, _>>()?;
+        let mentions = mentions
+            .iter()
+            .map(|word| word.load(Ordering::SeqCst))
+            .filter(|&word| word != 0)
+            .map(name)
+            .collect::<Result<_, _>>()?;
         let mut bytes = vec![0; shape.bytes];
         self.copy_out(
             parcel,
@@ -181,7 +186,7 @@ pub(crate) fn take_apart(arena: &Arena, me: MemberId, parcel: Handle) {
     let (blocks, mentions) = words.split_at(shape.blocks);
     for block in blocks {
         if let Some(block) = arena.handle_from_word(block.load(Ordering::SeqCst)) {
-            arena.reconsider(me, block);
+            arena.disown(me, block, parcel);
         }
     }
     for mention in mentions {

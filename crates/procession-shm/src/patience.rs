@@ -1,23 +1,29 @@
 //! How long a blocking call may wait, and how it waits: spin a little, give way, then sleep.
 
 use std::fmt;
-use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
-use procession_sys::futex::{self, Wake};
-use procession_sys::thread;
+use crate::atomic::AtomicU32;
+use crate::futex::{self, Wake};
 
 /// Spinning is for a peer that is just about to answer.
+#[cfg(not(loom))]
 const SPIN: Duration = Duration::from_micros(1);
 /// Giving way keeps it fair when the cores are busy, and saves two context switches when not.
+#[cfg(not(loom))]
 const GIVE_WAY: Duration = Duration::from_micros(50);
 /// A sleeper looks again at least this often: a wake-up may have gone to a process that was killed
 /// before it could use it.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// So does one that waits for a process to give something back: that process may be dead.
 pub(crate) const CHECK_OWNER: Duration = Duration::from_millis(50);
+/// The first such look comes sooner: most locks are held for less, and asking after their owner
+/// costs more than waiting for it.
+pub(crate) const FIRST_LOOK: Duration = Duration::from_millis(2);
 /// And one that must see signals whose handler ran just before it went to sleep.
 const CHECK_SIGNALS: Duration = Duration::from_millis(50);
+/// After so many wake-ups for nothing the hook is asked all the same.
+const WAKE_UPS: u8 = 16;
 
 /// Why a wait ended without what was waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +49,8 @@ impl std::error::Error for WaitError {}
 pub struct Patience<'a> {
     limit: Limit,
     interrupt: Option<&'a mut dyn FnMut() -> bool>,
+    /// Wake-ups since the hook was asked.
+    woken: u8,
 }
 
 #[derive(Clone, Copy)]
@@ -71,6 +79,7 @@ impl<'a> Patience<'a> {
         Patience {
             limit: Limit::Forever,
             interrupt: None,
+            woken: 0,
         }
     }
 
@@ -79,6 +88,7 @@ impl<'a> Patience<'a> {
         Patience {
             limit: Limit::Once,
             interrupt: None,
+            woken: 0,
         }
     }
 
@@ -87,6 +97,7 @@ impl<'a> Patience<'a> {
         Patience {
             limit: Limit::Until(deadline),
             interrupt: None,
+            woken: 0,
         }
     }
 
@@ -123,6 +134,7 @@ impl<'a> Patience<'a> {
         Patience {
             limit: self.limit,
             interrupt,
+            woken: self.woken,
         }
     }
 
@@ -161,11 +173,7 @@ impl<'a> Patience<'a> {
     /// # Errors
     /// When the wait is to end.
     pub fn check(&mut self) -> Result<(), WaitError> {
-        if let Some(hook) = &mut self.interrupt
-            && hook()
-        {
-            return Err(WaitError::Interrupted);
-        }
+        self.ask()?;
         if self.is_over() {
             Err(WaitError::TimedOut)
         } else {
@@ -174,6 +182,7 @@ impl<'a> Patience<'a> {
     }
 
     /// Tries `attempt` again and again for the short while in which sleeping would cost more.
+    #[cfg(not(loom))]
     pub(crate) fn spin<T>(&mut self, mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
         if self.is_none() {
             return None;
@@ -192,7 +201,7 @@ impl<'a> Patience<'a> {
                 return None;
             }
             if spent >= SPIN {
-                thread::give_way();
+                procession_sys::thread::give_way();
             } else {
                 // Looking ever less often: two sides that look all the time slow each other down.
                 rounds = (rounds * 2).min(16);
@@ -200,7 +209,16 @@ impl<'a> Patience<'a> {
         }
     }
 
+    /// In a model an attempt more is a thing more to be permuted, and proves nothing.
+    #[cfg(loom)]
+    pub(crate) fn spin<T>(&mut self, _attempt: impl FnMut() -> Option<T>) -> Option<T> {
+        None
+    }
+
     /// Sleeps once while `word` holds `expected`, for `slice` at most. The caller looks again.
+    ///
+    /// An error means that no wake-up was used up: the hook is asked after a sleep that ended by
+    /// itself, or before one.
     ///
     /// # Errors
     /// When the time has passed or the hook says so.
@@ -213,16 +231,26 @@ impl<'a> Patience<'a> {
         if self.is_over() {
             return Err(WaitError::TimedOut);
         }
+        if self.woken >= WAKE_UPS {
+            self.ask()?;
+        }
         let slept_for = self.slice(slice);
         let woken = futex::wait(word, expected, slept_for);
         if woken == Wake::Woken {
-            return Ok(woken);
+            self.woken = self.woken.saturating_add(1);
+        } else {
+            self.ask()?;
         }
+        Ok(woken)
+    }
+
+    fn ask(&mut self) -> Result<(), WaitError> {
+        self.woken = 0;
         if let Some(hook) = &mut self.interrupt
             && hook()
         {
             return Err(WaitError::Interrupted);
         }
-        Ok(woken)
+        Ok(())
     }
 }

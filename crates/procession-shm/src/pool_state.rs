@@ -9,7 +9,7 @@
 //!
 //! | word | meaning |
 //! | --- | --- |
-//! | `phase` | [`Phase`]; STARTING by the parent, then READY and LEAVING by the worker |
+//! | `phase` | [`Phase`]; STARTING by the parent, then READY and LEAVING, or FAILED, by the worker |
 //! | `item` | 0: no task. Else one more than the queue's number of the item that the worker has taken **or was about to take**: written in the queue's hook, before the taking is committed, and cleared after the result is committed |
 //! | `job`, `index` | the task in that item; written before `item` |
 //! | `done` | how many results this worker has committed |
@@ -31,6 +31,8 @@ pub enum Phase {
     Ready = 2,
     /// Will end of its own accord, and in good order.
     Leaving = 3,
+    /// Its initializer failed, and it has sent word why.
+    Failed = 4,
 }
 
 impl Phase {
@@ -39,6 +41,7 @@ impl Phase {
             1 => Phase::Starting,
             2 => Phase::Ready,
             3 => Phase::Leaving,
+            4 => Phase::Failed,
             _ => Phase::Empty,
         }
     }

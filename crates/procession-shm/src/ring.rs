@@ -17,16 +17,15 @@
 //! sleeper counts are SeqCst, so that one side sees the sleeper or the other sees the change.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-
-use procession_sys::futex;
 
 use crate::arena::{AllocError, Arena, Shared};
+use crate::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::handle::{Handle, Kind};
-use crate::lock::RawLock;
+use crate::lock::{Hold, RawLock};
 use crate::member::MemberId;
 use crate::parcel::{Contents, ParcelView};
 use crate::patience::{LOOK_AGAIN, Patience, WaitError};
+use crate::sleepers::Sleepers;
 
 /// Place of a segment in the claim's count: no message has it as long as it waits, for there are
 /// never 2^32 messages in a queue.
@@ -36,6 +35,8 @@ const UNIT: usize = 8;
 const FIRST_UNITS: u32 = 256;
 /// Bytes of the largest segment made for growth.
 const LARGEST: usize = 1 << 20;
+/// Units of all records at most, so that positions can be compared: 16 GiB.
+const LONGEST: u32 = 1 << 31;
 /// A message from this size on becomes a parcel of its own.
 const INLINE: usize = 64 << 10;
 /// In a record's tag word: the body is the handle of a parcel.
@@ -141,16 +142,19 @@ pub struct RawQueue {
     closed: AtomicU32,
     tail: AtomicU64,
     tail_segment: AtomicU64,
-    get_sleepers: AtomicU32,
+    /// For a message, or the close.
+    getters: Sleepers,
     capacity: AtomicU32,
-    _apart: [AtomicU64; 3],
+    _apart: [AtomicU64; 2],
     get_lock: RawLock,
-    put_sleepers: AtomicU32,
-    head: AtomicU64,
-    head_segment: AtomicU64,
     /// Messages reported done; `tail`'s count less this is unfinished.
     done: AtomicU32,
-    join_sleepers: AtomicU32,
+    head: AtomicU64,
+    head_segment: AtomicU64,
+    /// For room, or the close.
+    putters: Sleepers,
+    /// For the last message to be done.
+    joiners: Sleepers,
 }
 
 // SAFETY: repr(C), atomics only, no Drop, zeros valid (an unprepared queue).
@@ -182,11 +186,6 @@ fn count_of(word: u64) -> u32 {
 
 fn units_of(word: u64) -> u32 {
     word as u32
-}
-
-/// The half of a commit word that counts messages, to sleep on.
-fn count_word(word: &AtomicU64) -> &AtomicU32 {
-    procession_sys::futex::high_half(word)
 }
 
 /// A segment that is mapped and whose ring was checked to lie in its object.
@@ -268,18 +267,23 @@ impl RawQueue {
         Ok(())
     }
 
-    /// Messages in the queue now. Exact at some instant during the call.
-    pub fn len(&self) -> u32 {
-        // The head first: it never passes a tail read later.
-        let head = count_of(self.head.load(Ordering::SeqCst));
-        let tail = count_of(self.tail.load(Ordering::SeqCst));
-        let length = tail.wrapping_sub(head);
-        let capacity = self.capacity.load(Ordering::Relaxed);
-        if capacity == 0 {
-            length
-        } else {
-            length.min(capacity)
+    /// `head` and `tail` as they were at one instant during the call.
+    fn ends(&self) -> (u64, u64) {
+        let mut tail = self.tail.load(Ordering::SeqCst);
+        loop {
+            let head = self.head.load(Ordering::SeqCst);
+            let again = self.tail.load(Ordering::SeqCst);
+            if again == tail {
+                return (head, tail);
+            }
+            tail = again;
         }
+    }
+
+    /// Messages in the queue now: exact at some instant during the call.
+    pub fn len(&self) -> u32 {
+        let (head, tail) = self.ends();
+        count_of(tail).wrapping_sub(count_of(head))
     }
 
     /// Whether it is empty.
@@ -299,14 +303,16 @@ impl RawQueue {
 
     /// Messages put and not yet reported done, modulo 2^32.
     pub fn unfinished(&self) -> u32 {
-        count_of(self.tail.load(Ordering::SeqCst)).wrapping_sub(self.done.load(Ordering::SeqCst))
+        // What is done first: it never passes a tail read later.
+        let done = self.done.load(Ordering::SeqCst);
+        count_of(self.tail.load(Ordering::SeqCst)).wrapping_sub(done)
     }
 
     /// No more messages: puts fail, gets fail once it is empty.
     pub fn close(&self) {
         self.closed.store(1, Ordering::SeqCst);
-        futex::wake(count_word(&self.tail), u32::MAX);
-        futex::wake(count_word(&self.head), u32::MAX);
+        self.getters.wake(u32::MAX);
+        self.putters.wake(u32::MAX);
     }
 
     /// Whether it was closed.
@@ -316,8 +322,7 @@ impl RawQueue {
 
     fn is_full(&self) -> bool {
         let capacity = self.capacity.load(Ordering::Relaxed);
-        let head = count_of(self.head.load(Ordering::SeqCst));
-        capacity != 0 && count_of(self.tail.load(Ordering::SeqCst)).wrapping_sub(head) >= capacity
+        capacity != 0 && self.len() >= capacity
     }
 
     /// Puts a message at the end. It can be got as soon as this returns. Waits for room in a bounded
@@ -336,7 +341,7 @@ impl RawQueue {
         if self.is_closed() {
             return Err(PutError::Closed);
         }
-        if self.is_full() && patience.is_none() {
+        if patience.is_none() && self.is_full() {
             return Err(PutError::Full);
         }
         let plain = contents.buffers.is_empty()
@@ -352,11 +357,13 @@ impl RawQueue {
             // Once committed the queue holds it; else this frees it.
             arena.release(me, parcel);
         }
-        done?;
-        if self.get_sleepers.load(Ordering::SeqCst) > 0 {
-            futex::wake(count_word(&self.tail), 1);
+        if done.is_ok() {
+            self.getters.wake(1);
+        } else if !self.is_full() {
+            // Woken and out of time, perhaps: another can have the room.
+            self.putters.wake(1);
         }
-        Ok(())
+        done
     }
 
     fn put_record(
@@ -376,13 +383,7 @@ impl RawQueue {
         let body: &[u8] = name.as_ref().map_or(contents.bytes, |name| name.as_slice());
         let tag = contents.tag & !IS_PARCEL | if parcel.is_some() { IS_PARCEL } else { 0 };
         let held = loop {
-            // A lock that is held for a moment is waited for even by those who would not wait.
-            let held = if patience.is_none() {
-                self.put_lock
-                    .hold(arena, me, &mut Patience::timeout(LOOK_AGAIN))
-            } else {
-                self.put_lock.hold(arena, me, patience)
-            };
+            let held = self.hold(&self.put_lock, arena, me, patience);
             let held = held.map_err(to_error)?;
             if self.is_closed() {
                 return Err(PutError::Closed);
@@ -426,8 +427,16 @@ impl RawQueue {
     ) -> Result<Ring<'a>, PutError> {
         loop {
             let word = self.tail_segment.load(Ordering::SeqCst);
-            let ring = Ring::of(arena, word).ok_or(PutError::Gone)?;
-            let next = ring.segment.next.load(Ordering::SeqCst);
+            let ring = Ring::of(arena, word);
+            let next = ring
+                .as_ref()
+                .map_or(0, |ring| ring.segment.next.load(Ordering::SeqCst));
+            // If a producer died after linking the next segment, a consumer may move on from this
+            // one and free it at any time; it moves `tail_segment` on before that.
+            if self.tail_segment.load(Ordering::SeqCst) != word {
+                continue;
+            }
+            let ring = ring.ok_or(PutError::Gone)?;
             if next != 0 {
                 // A producer died after linking it.
                 let _ = self.tail_segment.compare_exchange(
@@ -439,6 +448,12 @@ impl RawQueue {
                 continue;
             }
             let head = units_of(self.head.load(Ordering::SeqCst));
+            if position.wrapping_sub(head) > LONGEST {
+                return Err(PutError::Memory(AllocError::Range {
+                    asked: units as usize * UNIT,
+                    reserve: LONGEST as usize * UNIT,
+                }));
+            }
             // A consumer still in an earlier segment has taken nothing of this one.
             let behind = position.wrapping_sub(ring.base) < position.wrapping_sub(head);
             let used = position.wrapping_sub(if behind { ring.base } else { head });
@@ -464,25 +479,14 @@ impl RawQueue {
     }
 
     fn await_room(&self, patience: &mut Patience<'_>) -> Result<(), WaitError> {
-        let room = || (!self.is_full() || self.is_closed()).then_some(());
+        let room = || !self.is_full() || self.is_closed();
         if patience.is_none() {
             return Err(WaitError::TimedOut);
         }
-        if room().is_some() || patience.spin(room).is_some() {
+        if room() || patience.spin(|| room().then_some(())).is_some() {
             return Ok(());
         }
-        self.put_sleepers.fetch_add(1, Ordering::SeqCst);
-        let result = loop {
-            let seen = count_word(&self.head).load(Ordering::SeqCst);
-            if room().is_some() {
-                break Ok(());
-            }
-            if let Err(error) = patience.park(count_word(&self.head), seen, LOOK_AGAIN) {
-                break Err(error);
-            }
-        };
-        self.put_sleepers.fetch_sub(1, Ordering::SeqCst);
-        result
+        self.putters.sleep_until(patience, room)
     }
 
     /// Takes the message at the front, waiting for one as long as `patience` lasts.
@@ -499,22 +503,60 @@ impl RawQueue {
         patience: &mut Patience<'_>,
         taken: &mut dyn FnMut(u32, u32, &[u8]),
     ) -> Result<Entry, GetError> {
+        let got = self.await_and_get(arena, me, patience, taken);
+        if got.is_ok() {
+            self.putters.wake(1);
+        } else if !self.is_empty() {
+            // Woken and out of time, perhaps: another can have the message.
+            self.getters.wake(1);
+        }
+        got
+    }
+
+    fn await_and_get(
+        &self,
+        arena: &Arena,
+        me: MemberId,
+        patience: &mut Patience<'_>,
+        taken: &mut dyn FnMut(u32, u32, &[u8]),
+    ) -> Result<Entry, GetError> {
+        let to_error = |error| match error {
+            WaitError::TimedOut => GetError::Empty,
+            WaitError::Interrupted => GetError::Interrupted,
+        };
         loop {
             if !self.is_empty()
                 && let Some(entry) = self.try_get(arena, me, patience, taken)?
             {
-                if self.put_sleepers.load(Ordering::SeqCst) > 0 {
-                    futex::wake(count_word(&self.head), 1);
-                }
                 return Ok(entry);
             }
-            if self.is_closed() && self.is_empty() {
-                return Err(GetError::Closed);
+            if self.is_closed() {
+                // A producer that found it open may still be at it: the next one can't.
+                let _held = self
+                    .hold(&self.put_lock, arena, me, patience)
+                    .map_err(to_error)?;
+                if self.is_empty() {
+                    return Err(GetError::Closed);
+                }
+                continue;
             }
-            self.await_message(patience).map_err(|error| match error {
-                WaitError::TimedOut => GetError::Empty,
-                WaitError::Interrupted => GetError::Interrupted,
-            })?;
+            self.await_message(patience).map_err(to_error)?;
+        }
+    }
+
+    /// Holds one of the two locks. One that is held for a moment is waited for even by those who
+    /// would not wait.
+    fn hold<'a>(
+        &self,
+        lock: &'a RawLock,
+        arena: &Arena,
+        me: MemberId,
+        patience: &mut Patience<'_>,
+    ) -> Result<Hold<'a>, WaitError> {
+        if patience.is_none() {
+            lock.hold(arena, me, &mut Patience::timeout(LOOK_AGAIN))
+        } else {
+            lock.hold(arena, me, patience)
         }
     }
 
@@ -525,12 +567,7 @@ impl RawQueue {
         patience: &mut Patience<'_>,
         taken: &mut dyn FnMut(u32, u32, &[u8]),
     ) -> Result<Option<Entry>, GetError> {
-        let held = if patience.is_none() {
-            self.get_lock
-                .hold(arena, me, &mut Patience::timeout(LOOK_AGAIN))
-        } else {
-            self.get_lock.hold(arena, me, patience)
-        };
+        let held = self.hold(&self.get_lock, arena, me, patience);
         let _held = held.map_err(|error| match error {
             WaitError::TimedOut => GetError::Empty,
             WaitError::Interrupted => GetError::Interrupted,
@@ -600,25 +637,14 @@ impl RawQueue {
     }
 
     fn await_message(&self, patience: &mut Patience<'_>) -> Result<(), WaitError> {
-        let there = || (!self.is_empty() || self.is_closed()).then_some(());
+        let there = || !self.is_empty() || self.is_closed();
         if patience.is_none() {
             return Err(WaitError::TimedOut);
         }
-        if there().is_some() || patience.spin(there).is_some() {
+        if there() || patience.spin(|| there().then_some(())).is_some() {
             return Ok(());
         }
-        self.get_sleepers.fetch_add(1, Ordering::SeqCst);
-        let result = loop {
-            let seen = count_word(&self.tail).load(Ordering::SeqCst);
-            if there().is_some() {
-                break Ok(());
-            }
-            if let Err(error) = patience.park(count_word(&self.tail), seen, LOOK_AGAIN) {
-                break Err(error);
-            }
-        };
-        self.get_sleepers.fetch_sub(1, Ordering::SeqCst);
-        result
+        self.getters.sleep_until(patience, there)
     }
 
     /// Waits until a message can be got, without taking it. Closed counts as there.
@@ -627,10 +653,14 @@ impl RawQueue {
     /// When the time has passed or the interrupt hook asked to give up.
     pub fn wait_readable(&self, patience: &mut Patience<'_>) -> Result<(), WaitError> {
         if !self.is_empty() || self.is_closed() {
-            Ok(())
-        } else {
-            self.await_message(patience)
+            return Ok(());
         }
+        let result = self.await_message(patience);
+        if !self.is_empty() {
+            // The wake-up was perhaps meant for one who takes.
+            self.getters.wake(1);
+        }
+        result
     }
 
     /// Reports one message done.
@@ -644,8 +674,8 @@ impl RawQueue {
             .done
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, more)
             .map_err(|_| TooManyDone)?;
-        if before.wrapping_add(1) == put() && self.join_sleepers.load(Ordering::SeqCst) > 0 {
-            futex::wake(&self.done, u32::MAX);
+        if before.wrapping_add(1) == put() {
+            self.joiners.wake(u32::MAX);
         }
         Ok(())
     }
@@ -655,18 +685,11 @@ impl RawQueue {
     /// # Errors
     /// When the time has passed or the interrupt hook asked to give up.
     pub fn join(&self, patience: &mut Patience<'_>) -> Result<(), WaitError> {
-        self.join_sleepers.fetch_add(1, Ordering::SeqCst);
-        let result = loop {
-            let seen = self.done.load(Ordering::SeqCst);
-            if seen == count_of(self.tail.load(Ordering::SeqCst)) {
-                break Ok(());
-            }
-            if let Err(error) = patience.park(&self.done, seen, LOOK_AGAIN) {
-                break Err(error);
-            }
-        };
-        self.join_sleepers.fetch_sub(1, Ordering::SeqCst);
-        result
+        let all_done = || self.unfinished() == 0;
+        if all_done() {
+            return Ok(());
+        }
+        self.joiners.sleep_until(patience, all_done)
     }
 }
 
@@ -719,7 +742,14 @@ pub(crate) fn confirms(arena: &Arena, queue: Handle, place: u32, object: Handle)
         return false;
     };
     if place == SEGMENT && arena.kind(object) == Ok(Kind::Segment) {
-        return chain(arena, raw).any(|segment| segment == object);
+        // Segments go once `head_segment` has moved on from them: while it stays, the chain is whole.
+        loop {
+            let front = raw.head_segment.load(Ordering::SeqCst);
+            let found = chain(arena, raw).any(|segment| segment == object);
+            if raw.head_segment.load(Ordering::SeqCst) == front {
+                return found;
+            }
+        }
     }
     // The head first: what was in the queue throughout is found in. What was taken in between may be
     // found in too, but its taker had a reference before that, and looks again when it lets go.
@@ -749,7 +779,7 @@ pub(crate) fn take_apart(arena: &Arena, me: MemberId, queue: Handle) {
         if tag & IS_PARCEL != 0 && length == 16 {
             let mut name = [0; 16];
             ring.read(arena, units_of(head), UNIT, &mut name);
-            arena.reconsider(me, Handle::from_bytes(name));
+            arena.disown(me, Handle::from_bytes(name), queue);
         }
         head = pack(
             count_of(head).wrapping_add(1),
@@ -759,6 +789,6 @@ pub(crate) fn take_apart(arena: &Arena, me: MemberId, queue: Handle) {
     }
     let segments: Vec<Handle> = chain(arena, raw).collect();
     for segment in segments {
-        arena.reconsider(me, segment);
+        arena.disown(me, segment, queue);
     }
 }

@@ -1,13 +1,12 @@
 //! Counters of permits: a plain one, and one whose permits have owners.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering};
-
-use procession_sys::futex;
 
 use crate::arena::{Arena, Shared};
+use crate::atomic::{AtomicU32, Ordering};
+use crate::futex::{self, Wake};
 use crate::member::MemberId;
-use crate::patience::{CHECK_OWNER, LOOK_AGAIN, Patience, WaitError};
+use crate::patience::{CHECK_OWNER, FIRST_LOOK, LOOK_AGAIN, Patience, WaitError};
 
 /// The highest value of a semaphore, as of a POSIX one.
 const MAX_VALUE: u32 = i32::MAX as u32;
@@ -82,6 +81,16 @@ impl RawSemaphore {
         owners: &[AtomicU32],
         patience: &mut Patience<'_>,
     ) -> Result<(), WaitError> {
+        self.acquire_with(|owner| arena.is_dead(owner), me, owners, patience)
+    }
+
+    pub(crate) fn acquire_with(
+        &self,
+        is_dead: impl Fn(MemberId) -> bool,
+        me: MemberId,
+        owners: &[AtomicU32],
+        patience: &mut Patience<'_>,
+    ) -> Result<(), WaitError> {
         let attempt = || {
             if owners.is_empty() {
                 self.take_plain()
@@ -93,29 +102,37 @@ impl RawSemaphore {
             return Ok(());
         }
         if patience.is_none() {
-            return take_from_dead(arena, me, owners).ok_or(WaitError::TimedOut);
+            return take_from_dead(&is_dead, me, owners).ok_or(WaitError::TimedOut);
         }
         if patience.spin(attempt).is_some() {
             return Ok(());
         }
-        let slice = if owners.is_empty() {
-            LOOK_AGAIN
+        let (mut slice, later) = if owners.is_empty() {
+            (LOOK_AGAIN, LOOK_AGAIN)
         } else {
-            CHECK_OWNER
+            (FIRST_LOOK, CHECK_OWNER)
         };
         self.sleepers.fetch_add(1, Ordering::SeqCst);
         let result = loop {
             // The word before the attempt: a release in between changes it and ends the sleep.
             let seen = self.word.load(Ordering::SeqCst);
-            if attempt()
-                .or_else(|| take_from_dead(arena, me, owners))
-                .is_some()
-            {
+            if attempt().is_some() {
                 break Ok(());
             }
             let expected = if owners.is_empty() { 0 } else { seen };
-            if let Err(error) = patience.park(&self.word, expected, slice) {
-                break attempt().ok_or(error);
+            match patience.park(&self.word, expected, slice) {
+                Ok(Wake::Woken) => continue,
+                Ok(Wake::TimedOut) => slice = later,
+                Ok(Wake::Signal) => {}
+                Err(WaitError::TimedOut) => {
+                    let last = attempt().or_else(|| take_from_dead(&is_dead, me, owners));
+                    break last.ok_or(WaitError::TimedOut);
+                }
+                Err(error) => break Err(error),
+            }
+            // A sleep that ended by itself: nothing was released.
+            if take_from_dead(&is_dead, me, owners).is_some() {
+                break Ok(());
             }
         };
         self.sleepers.fetch_sub(1, Ordering::SeqCst);
@@ -136,7 +153,7 @@ impl RawSemaphore {
     /// A permit of the caller's goes first, then any other: a permit may be handed on.
     ///
     /// # Errors
-    /// When there would be too many; then none is added.
+    /// When there would be too many; then none is added, unless others release at the same time.
     pub fn release(
         &self,
         me: MemberId,
@@ -154,24 +171,34 @@ impl RawSemaphore {
             self.word
                 .fetch_update(Ordering::SeqCst, Ordering::Relaxed, add)
                 .map_err(|_| error)?;
-        } else {
-            if owners
-                .iter()
-                .filter(|owner| owner.load(Ordering::SeqCst) != 0)
-                .count()
-                < count as usize
-            {
-                return Err(ReleaseError::TooMany);
-            }
-            for _ in 0..count {
-                give_owned(me, owners).ok_or(ReleaseError::TooMany)?;
-            }
-            self.word.fetch_add(1, Ordering::SeqCst);
+            self.wake(count);
+            return Ok(());
         }
+        let taken = owners
+            .iter()
+            .filter(|owner| owner.load(Ordering::SeqCst) != 0);
+        if taken.count() < count as usize {
+            return Err(ReleaseError::TooMany);
+        }
+        let mut given = 0;
+        while given < count && give_owned(me, owners).is_some() {
+            given += 1;
+        }
+        if given > 0 {
+            self.word.fetch_add(1, Ordering::SeqCst);
+            self.wake(given);
+        }
+        if given < count {
+            Err(ReleaseError::TooMany)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn wake(&self, count: u32) {
         if self.sleepers.load(Ordering::SeqCst) > 0 {
             futex::wake(&self.word, count);
         }
-        Ok(())
     }
 
     /// Permits that are free now.
@@ -201,18 +228,23 @@ fn take_owned(me: MemberId, owners: &[AtomicU32]) -> Option<()> {
     owners.iter().find(take).map(|_| ())
 }
 
-fn take_from_dead(arena: &Arena, me: MemberId, owners: &[AtomicU32]) -> Option<()> {
-    let mut alive = None;
+fn take_from_dead(
+    is_dead: impl Fn(MemberId) -> bool,
+    me: MemberId,
+    owners: &[AtomicU32],
+) -> Option<()> {
+    // Asking the kernel costs: each owner once.
+    let mut alive = vec![me];
     for owner in owners {
         let seen = owner.load(Ordering::SeqCst);
         let Some(id) = MemberId::from_raw(seen) else {
             continue;
         };
-        if Some(id) == alive || id == me {
+        if alive.contains(&id) {
             continue;
         }
-        if !arena.is_dead(id) {
-            alive = Some(id);
+        if !is_dead(id) {
+            alive.push(id);
         } else if owner
             .compare_exchange(seen, me.to_raw(), Ordering::SeqCst, Ordering::Relaxed)
             .is_ok()

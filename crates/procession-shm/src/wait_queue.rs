@@ -13,11 +13,9 @@
 //! A notification is given to a waiter by compare-and-swap. If nobody slept on its word, its owner
 //! is either about to look or dead; the dead are passed over, so a killed waiter costs no wake-up.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-
-use procession_sys::futex;
-
 use crate::arena::{Arena, Shared};
+use crate::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::futex;
 use crate::member::MemberId;
 use crate::patience::{LOOK_AGAIN, Patience, WaitError};
 
@@ -25,7 +23,7 @@ const IDLE: u32 = 0;
 const WAITING: u32 = 1;
 const NOTIFIED: u32 = 2;
 /// More waiters than this share one word, and may be woken for nothing.
-const RECORDS: usize = 250;
+const RECORDS: usize = if cfg!(loom) { 3 } else { 250 };
 
 #[repr(C)]
 #[derive(Debug)]
@@ -73,6 +71,10 @@ impl RawWaitQueue {
     /// Joins the queue. To be called while the condition's lock is held, so that no notification
     /// that follows is missed.
     pub fn enqueue(&self, arena: &Arena, me: MemberId) -> Ticket {
+        self.enqueue_with(|id| arena.is_dead(id), me)
+    }
+
+    pub(crate) fn enqueue_with(&self, is_dead: impl Fn(MemberId) -> bool, me: MemberId) -> Ticket {
         let claim = |from: &dyn Fn(u32) -> bool| {
             self.records.iter().position(|record| {
                 let seen = record.owner.load(Ordering::SeqCst);
@@ -83,8 +85,7 @@ impl RawWaitQueue {
                         .is_ok()
             })
         };
-        let dead =
-            |seen: u32| MemberId::from_raw(seen).is_some_and(|id| id != me && arena.is_dead(id));
+        let dead = |seen: u32| MemberId::from_raw(seen).is_some_and(|id| id != me && is_dead(id));
         let Some(index) = claim(&|seen| seen == 0).or_else(|| claim(&dead)) else {
             self.overflow_sleepers.fetch_add(1, Ordering::SeqCst);
             return Ticket(self.overflow.load(Ordering::SeqCst) & !SHARED | SHARED);
@@ -121,14 +122,47 @@ impl RawWaitQueue {
         }
         if record.state.swap(IDLE, Ordering::SeqCst) == NOTIFIED {
             // Notified after all, perhaps at the last moment: not to be wasted.
-            result = if result == Err(WaitError::Interrupted) {
-                result
-            } else {
-                Ok(())
-            };
+            match result {
+                Err(WaitError::Interrupted) => self.pass_on(),
+                _ => result = Ok(()),
+            }
         }
         record.owner.store(0, Ordering::SeqCst);
         result
+    }
+
+    /// Gives a notification that came too late to another. Of those that do not sleep one may be
+    /// dead: they are let go on for nothing.
+    fn pass_on(&self) {
+        for record in self.waiting() {
+            if record
+                .state
+                .compare_exchange(WAITING, NOTIFIED, Ordering::SeqCst, Ordering::SeqCst)
+                .is_ok()
+                && futex::wake(&record.state, 1) > 0
+            {
+                return;
+            }
+        }
+        if self.overflow_sleepers.load(Ordering::SeqCst) > 0 {
+            self.overflow.fetch_add(1, Ordering::SeqCst);
+            futex::wake(&self.overflow, u32::MAX);
+        }
+    }
+
+    /// Those who wait, the longest-waiting first.
+    fn waiting(&self) -> impl Iterator<Item = &Record> {
+        let mut waiting: Vec<(u64, &Record)> = self
+            .records
+            .iter()
+            .filter(|record| {
+                record.owner.load(Ordering::SeqCst) != 0
+                    && record.state.load(Ordering::SeqCst) == WAITING
+            })
+            .map(|record| (record.turn.load(Ordering::SeqCst), record))
+            .collect();
+        waiting.sort_by_key(|(turn, _)| *turn);
+        waiting.into_iter().map(|(_, record)| record)
     }
 
     fn wait_shared(&self, ticket: Ticket, patience: &mut Patience<'_>) -> Result<(), WaitError> {
@@ -151,18 +185,17 @@ impl RawWaitQueue {
     /// Lets the `count` longest-waiting go on and says how many there were. To be called while the
     /// condition's lock is held. Does not block.
     pub fn notify(&self, arena: &Arena, me: MemberId, count: u32) -> u32 {
-        let mut waiting: Vec<(u64, &Record)> = self
-            .records
-            .iter()
-            .filter(|record| {
-                record.owner.load(Ordering::SeqCst) != 0
-                    && record.state.load(Ordering::SeqCst) == WAITING
-            })
-            .map(|record| (record.turn.load(Ordering::SeqCst), record))
-            .collect();
-        waiting.sort_by_key(|(turn, _)| *turn);
+        self.notify_with(|id| arena.is_dead(id), me, count)
+    }
+
+    pub(crate) fn notify_with(
+        &self,
+        is_dead: impl Fn(MemberId) -> bool,
+        me: MemberId,
+        count: u32,
+    ) -> u32 {
         let mut woken = 0;
-        for (_, record) in waiting {
+        for record in self.waiting() {
             if woken == count {
                 return woken;
             }
@@ -180,7 +213,7 @@ impl RawWaitQueue {
             // Nobody slept there: the waiter has not gone to sleep yet, or never will.
             let owner = record.owner.load(Ordering::SeqCst);
             match MemberId::from_raw(owner) {
-                Some(id) if id != me && arena.is_dead(id) => {
+                Some(id) if id != me && is_dead(id) => {
                     let _ =
                         record
                             .owner

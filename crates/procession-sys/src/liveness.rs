@@ -20,17 +20,26 @@ pub fn start_time(pid: u32) -> io::Result<u64> {
     Ok(read_stat(pid)?.start_time)
 }
 
-/// Whether the process that had `pid` and `start_time` still runs. Zombies do not.
+/// Whether the process that had `pid` and `start_time` still runs. Zombies do not. A start time of 0
+/// is one that could not be had: then the pid alone counts.
 ///
-/// Without `/proc` only the pid can be asked for, and a zombie or a recycled pid counts as alive.
+/// Dead is only who is known to be. Without `/proc`, or without a descriptor to read it with, only
+/// the pid can be asked for, and a zombie or a recycled pid counts as alive.
 pub fn is_alive(pid: u32, start_time: u64) -> bool {
+    const NO_SUCH: [rustix::io::Errno; 2] = [rustix::io::Errno::NOENT, rustix::io::Errno::SRCH];
     match read_stat(pid) {
         Ok(stat) => {
             let ended = matches!(stat.state, b'Z' | b'X' | b'x') && stat.threads <= 1;
-            stat.start_time == start_time && !ended
+            (start_time == 0 || stat.start_time == start_time) && !ended
         }
         Err(error) if error.kind() == io::ErrorKind::InvalidData => true,
-        Err(_) if std::path::Path::new("/proc/self/stat").exists() => false,
+        Err(error)
+            if rustix::io::Errno::from_io_error(&error)
+                .is_some_and(|errno| NO_SUCH.contains(&errno))
+                && std::path::Path::new("/proc/self/stat").exists() =>
+        {
+            false
+        }
         Err(_) => {
             let pid = i32::try_from(pid)
                 .ok()

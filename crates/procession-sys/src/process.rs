@@ -15,11 +15,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 pub use fork::{Alone, Forked, exit_now, fork, fork_running};
-pub use inherited::{claim_inherited, duplicate};
-pub use signals::{
-    ChildSignals, SavedSignal, Signals, block_all_signals, ignore_signal, restore_signal,
-};
-pub use spawn::{Program, Spawned, spawn};
+pub use inherited::{claim_inherited, duplicate, is_open};
+pub use signals::{SavedSignal, Signals, block_all_signals, ignore_signal, restore_signal};
+pub use spawn::{Program, Spawned, abandon, spawn};
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,41 +65,22 @@ fn needs(call: &str, version: &str, error: io::Error) -> io::Error {
 pub fn try_wait(pidfd: BorrowedFd<'_>, reap: bool) -> io::Result<Option<Ended>> {
     let id = libc::id_t::try_from(pidfd.as_raw_fd())
         .map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
-    match wait_for(libc::P_PIDFD, id, reap) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Err(needs(
-            "waitid for pidfds",
-            "5.4",
-            io::Error::from_raw_os_error(libc::ENOSYS),
-        )),
-        other => Ok(other?.map(|(_, ended)| ended)),
-    }
+    wait_id(id, reap).map_err(|error| match error.raw_os_error() {
+        Some(libc::EINVAL) => {
+            let missing = io::Error::from_raw_os_error(libc::ENOSYS);
+            needs("waitid for pidfds", "5.4", missing)
+        }
+        _ => error,
+    })
 }
 
-/// Any child that has ended: its pid, and how. It is forgotten by the kernel. Does not block;
-/// `None` when all that are left still run, or there are none.
-///
-/// # Errors
-/// The kernel's.
-pub fn next_ended() -> io::Result<Option<(u32, Ended)>> {
-    match wait_for(libc::P_ALL, 0, true) {
-        Err(error) if error.raw_os_error() == Some(libc::ECHILD) => Ok(None),
-        other => other,
-    }
-}
-
-fn wait_for(kind: libc::idtype_t, id: libc::id_t, reap: bool) -> io::Result<Option<(u32, Ended)>> {
+fn wait_id(pidfd: libc::id_t, reap: bool) -> io::Result<Option<Ended>> {
     let keep = if reap { 0 } else { libc::WNOWAIT };
     loop {
         let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+        let options = libc::WEXITED | libc::WNOHANG | keep;
         // SAFETY: `info` is a siginfo_t to write to; the other arguments are numbers.
-        let result = unsafe {
-            libc::waitid(
-                kind,
-                id,
-                info.as_mut_ptr(),
-                libc::WEXITED | libc::WNOHANG | keep,
-            )
-        };
+        let result = unsafe { libc::waitid(libc::P_PIDFD, pidfd, info.as_mut_ptr(), options) };
         if result != 0 {
             let error = io::Error::last_os_error();
             if error.kind() == io::ErrorKind::Interrupted {
@@ -112,8 +91,7 @@ fn wait_for(kind: libc::idtype_t, id: libc::id_t, reap: bool) -> io::Result<Opti
         // SAFETY: all zeros is a siginfo_t, and the call succeeded.
         let info = unsafe { info.assume_init() };
         // SAFETY: waitid fills the fields of a SIGCHLD, or leaves the zeros.
-        let pid = unsafe { info.si_pid() };
-        if pid == 0 {
+        if unsafe { info.si_pid() } == 0 {
             return Ok(None);
         }
         // SAFETY: as above.
@@ -123,7 +101,7 @@ fn wait_for(kind: libc::idtype_t, id: libc::id_t, reap: bool) -> io::Result<Opti
         } else {
             Ended::Killed(status)
         };
-        return Ok(Some((pid.unsigned_abs(), ended)));
+        return Ok(Some(ended));
     }
 }
 

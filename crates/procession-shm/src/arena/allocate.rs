@@ -39,40 +39,28 @@ impl Arena {
         let class = class_for(length)
             .filter(|&class| self.geometry.capacity[class] > 0)
             .ok_or(range)?;
-        let (index, recycled) = match self.claim_free(me, class) {
-            Some(index) => (index, true),
-            None => (self.claim_new(me, class, length)?, false),
-        };
+        let (index, recycled) = self.claim_slot(me, class, length)?;
         let slot = self.slot(class, index);
         let give_up = |error: AllocError| {
-            let generation = generation_of(slot.word.load(Ordering::SeqCst));
-            slot.word
-                .store(slot_word(generation, FREE, None), Ordering::SeqCst);
-            if slot.offset.load(Ordering::Relaxed) != 0 {
-                self.class_state(class).free.fetch_add(1, Ordering::Relaxed);
-            }
+            self.give_up(class, index);
             error
         };
-        let recycled = recycled && slot.offset.load(Ordering::Relaxed) != 0;
-        if !recycled {
-            let offset = self
-                .carve(class_size(class))
-                .ok_or_else(|| give_up(range))?;
-            slot.offset.store(offset as u64, Ordering::Relaxed);
-        }
         let offset = slot.offset.load(Ordering::Relaxed) as usize;
         let committed = slot.committed.load(Ordering::Relaxed) as usize;
-        self.header().idle.fetch_sub(
-            (committed as u64).min(self.header().idle.load(Ordering::Relaxed)),
-            Ordering::Relaxed,
-        );
+        let _ = self
+            .header()
+            .idle
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |idle| {
+                Some(idle.saturating_sub(committed as u64))
+            });
         if length >= LARGE {
             self.commit_pages(slot, offset, committed, length)
                 .map_err(give_up)?;
         }
         if zeroed > 0 && recycled {
-            // Beyond what had memory there are zeros already.
-            let dirty = if class_size(class) >= LARGE {
+            // Beyond what had memory there are zeros already. Of the class of LARGE itself the
+            // shorter ones get no memory beforehand: nothing is known of it.
+            let dirty = if class_size(class) > LARGE {
                 committed.min(length)
             } else {
                 length
@@ -133,11 +121,122 @@ impl Arena {
                 .is_ok()
     }
 
+    /// A slot of this class with a stretch of the range, and whether others had it before.
+    fn claim_slot(
+        &self,
+        me: MemberId,
+        class: usize,
+        length: usize,
+    ) -> Result<(u32, bool), AllocError> {
+        if let Some(index) = self.claim_free(me, class) {
+            return Ok((index, true));
+        }
+        let state = self.class_state(class);
+        // Free ones that nobody counted are looked for each time the table has doubled.
+        let carved = state.carved.load(Ordering::SeqCst);
+        if carved >= 64
+            && carved.is_power_of_two()
+            && let Some(index) = self.count_and_claim(me, class)
+        {
+            return Ok((index, true));
+        }
+        let Some(index) = self.claim_new(me, class) else {
+            let limit = self.geometry.capacity[class];
+            let free = self.count_and_claim(me, class);
+            // The last resort: one that never got a stretch of the range.
+            let index = free.or_else(|| (0..limit).find(|&at| self.try_claim(me, class, at)));
+            let index = index.ok_or(AllocError::Count {
+                asked: length,
+                limit,
+            })?;
+            return self.with_memory(me, class, index, length);
+        };
+        self.with_memory(me, class, index, length)
+    }
+
+    /// Gives a claimed slot its stretch of the range, if it has none; if there is none left, takes
+    /// another that has.
+    fn with_memory(
+        &self,
+        me: MemberId,
+        class: usize,
+        index: u32,
+        length: usize,
+    ) -> Result<(u32, bool), AllocError> {
+        let slot = self.slot(class, index);
+        if slot.offset.load(Ordering::Relaxed) != 0 {
+            return Ok((index, true));
+        }
+        if let Some(offset) = self.carve(class_size(class)) {
+            slot.offset.store(offset as u64, Ordering::Relaxed);
+            return Ok((index, false));
+        }
+        self.give_up(class, index);
+        let range = AllocError::Range {
+            asked: length,
+            reserve: self.geometry.reserve,
+        };
+        let free = self.count_and_claim(me, class).ok_or(range)?;
+        Ok((free, true))
+    }
+
+    /// A claimed slot is free again, its object never having lived.
+    fn give_up(&self, class: usize, index: u32) {
+        let slot = self.slot(class, index);
+        let generation = generation_of(slot.word.load(Ordering::SeqCst));
+        slot.word
+            .store(slot_word(generation, FREE, None), Ordering::SeqCst);
+        if slot.offset.load(Ordering::Relaxed) != 0 {
+            self.count_free(class, 1);
+        }
+    }
+
+    /// Counts free slots of a class that have a stretch of the range.
+    pub(super) fn count_free(&self, class: usize, more: i32) {
+        // Wraps below zero and back: the claim may be counted before the freeing.
+        let free = &self.class_state(class).free;
+        free.fetch_add(more as u32, Ordering::Relaxed);
+    }
+
     fn claim_free(&self, me: MemberId, class: usize) -> Option<u32> {
         let state = self.class_state(class);
-        if state.free.load(Ordering::Relaxed) == 0 {
+        let free = state.free.load(Ordering::Relaxed);
+        if free as i32 <= 0 {
             return None;
         }
+        let claimed = self.find_free(me, class);
+        if claimed.is_none() {
+            // If nothing came or went meanwhile, somebody died between the word and the count.
+            let _ = state.free.compare_exchange(
+                free,
+                free.wrapping_sub(1),
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            );
+        }
+        claimed
+    }
+
+    /// Counts the free slots anew, and claims one.
+    fn count_and_claim(&self, me: MemberId, class: usize) -> Option<u32> {
+        let state = self.class_state(class);
+        let carved = state
+            .carved
+            .load(Ordering::SeqCst)
+            .min(self.geometry.capacity[class]);
+        let free = (0..carved)
+            .map(|index| self.slot(class, index))
+            .filter(|slot| {
+                slot.offset.load(Ordering::Relaxed) != 0
+                    && state_of(slot.word.load(Ordering::Relaxed)) == FREE
+            });
+        // At most 2^20 by the geometry.
+        state.free.store(free.count() as u32, Ordering::Relaxed);
+        self.find_free(me, class)
+    }
+
+    fn find_free(&self, me: MemberId, class: usize) -> Option<u32> {
+        let state = self.class_state(class);
         let carved = state
             .carved
             .load(Ordering::SeqCst)
@@ -148,39 +247,27 @@ impl Arena {
             // One that never got a stretch of the range is no help.
             let has_memory = self.slot(class, index).offset.load(Ordering::Relaxed) != 0;
             if has_memory && self.try_claim(me, class, index) {
-                let _ = state
-                    .free
-                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| {
-                        free.checked_sub(1)
-                    });
+                self.count_free(class, -1);
                 state
                     .hint
                     .store(index.wrapping_add(1) % carved, Ordering::Relaxed);
                 return Some(index);
             }
         }
-        // The count was off: somebody died between the word and the count.
-        state.free.store(0, Ordering::Relaxed);
         None
     }
 
-    fn claim_new(&self, me: MemberId, class: usize, length: usize) -> Result<u32, AllocError> {
+    fn claim_new(&self, me: MemberId, class: usize) -> Option<u32> {
         let state = self.class_state(class);
-        let capacity = self.geometry.capacity[class];
         loop {
             let index = state.carved.load(Ordering::SeqCst);
-            if index >= capacity {
-                // The last resort: free ones that were not counted.
-                let free = (0..capacity).find(|&index| self.try_claim(me, class, index));
-                return free.ok_or(AllocError::Count {
-                    asked: length,
-                    limit: capacity,
-                });
+            if index >= self.geometry.capacity[class] {
+                return None;
             }
             let claimed = self.try_claim(me, class, index);
             state.carved.fetch_max(index + 1, Ordering::SeqCst);
             if claimed {
-                return Ok(index);
+                return Some(index);
             }
         }
     }

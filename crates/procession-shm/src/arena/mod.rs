@@ -67,7 +67,8 @@ struct ClassState {
     carved: AtomicU32,
     /// Where to look for a free one.
     hint: AtomicU32,
-    /// How many are free, give or take what dying processes left uncounted.
+    /// How many are free, give or take what dying processes left uncounted; may be negative for a
+    /// moment.
     free: AtomicU32,
 }
 
@@ -100,6 +101,8 @@ struct Slot {
     claim_at: AtomicU32,
     transit: AtomicU32,
     kind: AtomicU32,
+    /// Changed before each new kind of reference is made.
+    moves: AtomicU32,
 }
 
 // SAFETY: repr(C), atomics only, no Drop, zeros are a FREE slot without memory.

@@ -41,6 +41,7 @@ impl Arena {
     fn set_bit(&self, member: MemberId, handle: Handle) -> Result<(), Gone> {
         let gone = Gone { expected: None };
         let (class, index) = self.split(handle.slot).ok_or(gone)?;
+        self.slot(class, index).moves.fetch_add(1, Ordering::SeqCst);
         let (bits, bit) = self.bit_of(member, class, index);
         let had_it = bits.fetch_or(bit, Ordering::SeqCst) & bit != 0;
         if self.settle(member, class, index, handle) {
@@ -110,13 +111,19 @@ impl Arena {
         }
     }
 
-    /// A message that mentions the object sets out.
-    pub fn set_out(&self, handle: Handle) {
-        if let Some((class, index)) = self.split(handle.slot) {
-            self.slot(class, index)
-                .transit
-                .fetch_add(1, Ordering::SeqCst);
+    /// A message that mentions the object sets out. The caller holds a reference; false, and nothing
+    /// is counted, if the object is gone all the same.
+    pub fn set_out(&self, handle: Handle) -> bool {
+        let Some((class, index)) = self.split(handle.slot) else {
+            return false;
+        };
+        let slot = self.slot(class, index);
+        if self.find(handle).is_none() {
+            return false;
         }
+        slot.moves.fetch_add(1, Ordering::SeqCst);
+        slot.transit.fetch_add(1, Ordering::SeqCst);
+        true
     }
 
     /// It has arrived, or is no more.
@@ -140,6 +147,7 @@ impl Arena {
     pub(crate) fn claim(&self, handle: Handle, container: Handle, place: u32) {
         if let Some((class, index)) = self.split(handle.slot) {
             let slot = self.slot(class, index);
+            slot.moves.fetch_add(1, Ordering::SeqCst);
             slot.claim.store(0, Ordering::SeqCst);
             slot.claim_at.store(place, Ordering::SeqCst);
             slot.claim.store(container.to_word(), Ordering::SeqCst);
@@ -156,7 +164,44 @@ impl Arena {
         }
     }
 
+    /// The container, which is being taken apart, no longer holds the object.
+    pub(crate) fn disown(&self, me: MemberId, handle: Handle, container: Handle) {
+        let Some((class, index)) = self.split(handle.slot) else {
+            return;
+        };
+        let slot = self.slot(class, index);
+        if generation_of(slot.word.load(Ordering::SeqCst)) == handle.generation {
+            // Nothing new can be claimed for a container that goes: this is the object's own claim.
+            let _ = slot.claim.compare_exchange(
+                container.to_word(),
+                0,
+                Ordering::SeqCst,
+                Ordering::SeqCst,
+            );
+            self.free_if_unreferenced(me, class, index);
+        }
+    }
+
+    /// Whether anything keeps the object.
+    ///
+    /// One look can't see everything at once, and a reference may go from what is looked at later
+    /// to what was looked at before: from a member's bit to a transit, say. So whoever makes a
+    /// reference, while it still has the one it is made from, changes `moves` first; a look that
+    /// finds nothing counts only if nothing moved.
     fn is_referenced(&self, class: usize, index: u32) -> bool {
+        let moves = &self.slot(class, index).moves;
+        loop {
+            let before = moves.load(Ordering::SeqCst);
+            if self.seems_referenced(class, index) {
+                return true;
+            }
+            if moves.load(Ordering::SeqCst) == before {
+                return false;
+            }
+        }
+    }
+
+    fn seems_referenced(&self, class: usize, index: u32) -> bool {
         let slot = self.slot(class, index);
         if slot.transit.load(Ordering::SeqCst) != 0 {
             return true;
@@ -184,7 +229,9 @@ impl Arena {
         let Some((class, index)) = self.split(container.slot) else {
             return false;
         };
-        if state_of(self.slot(class, index).word.load(Ordering::SeqCst)) != LIVE {
+        // A container in FREEING still holds what it has not disowned: it may come back to life.
+        let state = state_of(self.slot(class, index).word.load(Ordering::SeqCst));
+        if !matches!(state, LIVE | FREEING) {
             return false;
         }
         match self.kind(container) {
@@ -245,7 +292,8 @@ impl Arena {
         }
         let header = self.header();
         let committed = slot.committed.load(Ordering::Relaxed);
-        if committed > 0 && header.idle.load(Ordering::Relaxed) + committed > KEEP_IDLE {
+        let idle = header.idle.load(Ordering::Relaxed);
+        if committed > 0 && idle.saturating_add(committed) > KEEP_IDLE {
             let offset = slot.offset.load(Ordering::Relaxed) as usize;
             if self.in_objects(offset, class_size(class))
                 && memory::punch(self.fd(), offset, class_size(class)).is_ok()
@@ -269,20 +317,22 @@ impl Arena {
             )
             .is_ok()
         {
-            let state = self.class_state(class);
-            state.hint.store(index, Ordering::Relaxed);
-            state.free.fetch_add(1, Ordering::Relaxed);
+            self.class_state(class).hint.store(index, Ordering::Relaxed);
+            self.count_free(class, 1);
         }
     }
 
-    /// Clears all that `member` holds: its bits, and what it was in the middle of.
+    /// Clears all that `member` holds: its bits, and, unless it does so itself, what it was in the
+    /// middle of. A member that leaves may have other threads that still are.
     pub(crate) fn give_back_all(&self, by: MemberId, member: MemberId) {
         for class in 0..CLASSES {
             let carved = self
                 .class_state(class)
                 .carved
                 .load(Ordering::SeqCst)
+                .saturating_add(1)
                 .min(self.geometry.capacity[class]);
+            // One more: a slot is claimed before it is counted.
             for index in 0..carved {
                 self.give_back(by, member, class, index);
             }
@@ -291,21 +341,24 @@ impl Arena {
 
     fn give_back(&self, by: MemberId, member: MemberId, class: usize, index: u32) {
         let slot = self.slot(class, index);
-        let word = slot.word.load(Ordering::SeqCst);
         let (bits, bit) = self.bit_of(member, class, index);
         let held = bits.load(Ordering::SeqCst) & bit != 0;
         if held {
             bits.fetch_and(!bit, Ordering::SeqCst);
         }
+        // After the bit: who frees or makes an object either saw it gone, or is seen here.
+        let word = slot.word.load(Ordering::SeqCst);
         match state_of(word) {
+            CLAIMED | FREEING if by == member => {}
             CLAIMED if who_of(word) == Some(member) => {
                 let free = slot_word(generation_of(word), FREE, None);
                 if slot
                     .word
                     .compare_exchange(word, free, Ordering::SeqCst, Ordering::SeqCst)
                     .is_ok()
+                    && slot.offset.load(Ordering::Relaxed) != 0
                 {
-                    self.class_state(class).free.fetch_add(1, Ordering::Relaxed);
+                    self.count_free(class, 1);
                 }
             }
             FREEING if who_of(word) == Some(member) => {

@@ -1,8 +1,7 @@
-//! Signal sets, what signals do, and SIGCHLD as a descriptor.
+//! Signal sets, and what signals do.
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 
 /// A set of signals.
@@ -89,69 +88,11 @@ pub fn restore_signal(saved: &SavedSignal) -> io::Result<()> {
     }
 }
 
-/// A descriptor that is readable when a child has ended since it was last emptied.
-///
-/// While it exists SIGCHLD is blocked in the thread that made it.
-#[derive(Debug)]
-pub struct ChildSignals {
-    fd: OwnedFd,
-    before: Signals,
-}
-
-impl ChildSignals {
-    /// Blocks SIGCHLD in this thread and makes the descriptor.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn new() -> io::Result<ChildSignals> {
-        let set = Signals::of(&[libc::SIGCHLD]);
-        let mut before = Signals::none();
-        // SAFETY: both sets are initialised.
-        let result = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set.0, &mut before.0) };
-        if result != 0 {
-            return Err(io::Error::from_raw_os_error(result));
-        }
-        // SAFETY: an initialised set; -1 asks for a new descriptor.
-        let fd = unsafe { libc::signalfd(-1, &set.0, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
-        if fd < 0 {
-            let error = io::Error::last_os_error();
-            restore_mask(&before);
-            return Err(error);
-        }
-        // SAFETY: a new descriptor that is nobody else's.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(ChildSignals { fd, before })
-    }
-
-    /// Empties it: from now on it tells of later ends only.
-    pub fn empty(&self) {
-        let mut bytes = [0u8; 128 * 4];
-        while rustix::io::read(&self.fd, &mut bytes).is_ok_and(|count| count > 0) {}
-    }
-}
-
-impl AsFd for ChildSignals {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-}
-
-impl Drop for ChildSignals {
-    /// The thread blocks again what it blocked before.
-    fn drop(&mut self) {
-        restore_mask(&self.before);
-    }
-}
-
 /// Blocks every signal that can be blocked in the calling thread: others get them.
 pub fn block_all_signals() {
     let mut all = Signals::none();
     // SAFETY: an initialised set.
     unsafe { libc::sigfillset(&mut all.0) };
-    restore_mask(&all);
-}
-
-fn restore_mask(mask: &Signals) {
     // SAFETY: an initialised set; the old one is not asked for.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &mask.0, ptr::null_mut()) };
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &all.0, ptr::null_mut()) };
 }

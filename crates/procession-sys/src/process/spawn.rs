@@ -80,8 +80,8 @@ pub fn spawn(program: &Program<'_>) -> io::Result<Spawned> {
     }
 }
 
-/// Ends a child that can't be watched.
-fn abandon(pid: u32) {
+/// Ends a child of this process that can't be watched, and that nobody has waited for.
+pub fn abandon(pid: u32) {
     if let Some(pid) = i32::try_from(pid)
         .ok()
         .and_then(rustix::process::Pid::from_raw)
@@ -230,8 +230,7 @@ mod tests {
     #[test]
     fn the_child_blocks_no_signal() {
         let child = std::thread::spawn(|| {
-            let _blocked =
-                super::super::ChildSignals::new().expect("blocks SIGCHLD in this thread");
+            super::super::block_all_signals();
             sh(
                 "grep -q 'SigBlk:.*0000000000000000' /proc/self/status",
                 &[],

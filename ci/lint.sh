@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# All that is checked without running the code; a warning is an error here. Goes on after a failure, to show them all.
+source "$(dirname "$0")/environment.sh"
+build_wheel
+install_tools "$default_venv" lint test
+install_wheel "$default_venv"
+bin=$default_venv/bin
+status=0
+section "format" ci/fmt.sh --check || status=1
+section "clippy" cargo clippy --workspace --all-targets -- -D warnings || status=1
+section "rustdoc" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet || status=1
+section "ruff" "$bin/ruff" check . || status=1
+section "mypy --strict" "$bin/mypy" || status=1
+section "stubtest" env -u MYPYPATH "$bin/python" -m mypy.stubtest --mypy-config-file ci/stubtest.ini procession._procession || status=1
+if cargo deny --version >/dev/null 2>&1; then
+    section "cargo deny" cargo deny check || status=1
+fi
+exit "$status"

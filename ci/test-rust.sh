@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# The Rust tests: with cargo-nextest where it is installed (each test in a process of its own, bounded), else with
+# cargo test. Arguments are passed on. The extension module is tested from Python.
+source "$(dirname "$0")/environment.sh"
+find_rust
+crates=(--workspace --exclude procession-python)
+if cargo nextest --version >/dev/null 2>&1; then
+    cargo nextest run "${crates[@]}" --no-tests=pass "$@"
+    # nextest leaves out the programs in the documentation.
+    [ $# -gt 0 ] || cargo test --quiet --doc "${crates[@]}"
+else
+    timeout 1200 cargo test "${crates[@]}" "$@"
+fi

@@ -1,0 +1,491 @@
+//! The book of jobs: which tasks are out, which replies have come, who is to be told.
+//!
+//! Plain data behind one mutex of the parent process; nothing here waits.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::message::Message;
+use crate::pool::answer::{Answer, Loss, Reply};
+use crate::pool::error::{Breakage, NotRunning};
+use crate::pool::wire::{Header, Notice};
+
+/// What a pool is up to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Takes jobs.
+    Running,
+    /// Takes no new jobs, finishes those that it has.
+    Closing,
+    /// Was ended without waiting for its jobs.
+    Terminated,
+    /// Can't go on; [`Breakage`] says why.
+    Broken,
+}
+
+/// Why no reply will come any more.
+#[derive(Debug, Clone)]
+pub(crate) enum End {
+    Terminated,
+    Broken(Arc<Breakage>),
+}
+
+impl End {
+    fn reply(&self) -> Reply {
+        match self {
+            End::Terminated => Reply::Terminated,
+            End::Broken(why) => Reply::Broken(Arc::clone(why)),
+        }
+    }
+
+    pub(crate) fn not_running(&self) -> NotRunning {
+        match self {
+            End::Terminated => NotRunning::Terminated,
+            End::Broken(why) => NotRunning::Broken(Arc::clone(why)),
+        }
+    }
+}
+
+/// Names a job for good: a place in the book, and which of its users.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct JobId(u64);
+
+impl JobId {
+    const GENERATIONS: u32 = (1 << 30) - 1;
+
+    fn new(place: usize, generation: u32) -> JobId {
+        JobId(u64::from(generation & JobId::GENERATIONS) << 32 | (place as u64 + 1) & 0xffff_ffff)
+    }
+
+    fn place(self) -> Option<usize> {
+        usize::try_from(self.0 & 0xffff_ffff).ok()?.checked_sub(1)
+    }
+
+    pub(crate) fn to_raw(self) -> u64 {
+        self.0
+    }
+
+    pub(crate) fn from_raw(raw: u64) -> JobId {
+        JobId(raw)
+    }
+}
+
+/// What somebody waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Interest {
+    /// Any reply of a job.
+    Next(JobId),
+    /// All replies of a job.
+    All(JobId),
+    /// A job to be announced.
+    Announcement,
+    /// Why an initializer failed.
+    StartFailure,
+    /// The end of all workers.
+    Finish,
+}
+
+/// Which indices have had their reply; all below `base * 64` have.
+#[derive(Debug, Default)]
+struct Marks {
+    base: u64,
+    words: VecDeque<u64>,
+}
+
+impl Marks {
+    /// True if the index was not marked yet.
+    fn mark(&mut self, index: u64) -> bool {
+        let Some(word) = (index / 64).checked_sub(self.base) else { return false };
+        // Indices are below the number of tasks submitted, so the words are few enough.
+        let word = word as usize;
+        if word >= self.words.len() {
+            self.words.resize(word + 1, 0);
+        }
+        let bit = 1 << (index % 64);
+        if self.words[word] & bit != 0 {
+            return false;
+        }
+        self.words[word] |= bit;
+        while self.words.front() == Some(&u64::MAX) {
+            self.words.pop_front();
+            self.base += 1;
+        }
+        true
+    }
+
+    fn first_clear(&self) -> u64 {
+        let word = self.words.iter().position(|word| *word != u64::MAX).unwrap_or(self.words.len());
+        let bit = self.words.get(word).map_or(0, |word| word.trailing_ones());
+        (self.base + word as u64) * 64 + u64::from(bit)
+    }
+
+    fn clear(&mut self) {
+        self.base = 0;
+        self.words.clear();
+    }
+}
+
+#[derive(Debug, Default)]
+struct Job {
+    generation: u32,
+    used: bool,
+    sealed: bool,
+    abandoned: bool,
+    announce: bool,
+    announced: bool,
+    submitted: u64,
+    replied: u64,
+    marks: Marks,
+    replies: VecDeque<(u64, Reply)>,
+}
+
+impl Job {
+    fn is_complete(&self) -> bool {
+        self.sealed && self.replied == self.submitted
+    }
+}
+
+/// Somebody who waits and does not collect; `told` is a wake-up word of that thread.
+#[derive(Debug)]
+struct Follower {
+    interest: Interest,
+    told: Arc<std::sync::atomic::AtomicU32>,
+}
+
+/// What a caller of the book has to do after it has let go of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub(crate) struct Todo {
+    /// The thread that collects waits for what has just happened.
+    pub(crate) nudge: bool,
+    /// No task will come any more: the task queue is to be closed.
+    pub(crate) close_tasks: bool,
+}
+
+impl Todo {
+    pub(crate) const NOTHING: Todo = Todo { nudge: false, close_tasks: false };
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Book {
+    closing: bool,
+    end: Option<End>,
+    finished: bool,
+    jobs: Vec<Job>,
+    free: Vec<usize>,
+    /// Jobs that may still get tasks.
+    open: usize,
+    outstanding: u64,
+    announcements: VecDeque<JobId>,
+    /// Jobs to be announced that are not complete yet.
+    to_announce: usize,
+    followers: Vec<Follower>,
+    /// What the thread that collects waits for, while it waits.
+    leader: Option<Interest>,
+    start_failure: Option<Answer>,
+}
+
+impl Book {
+    pub(crate) fn state(&self) -> State {
+        match (&self.end, self.closing) {
+            (Some(End::Terminated), _) => State::Terminated,
+            (Some(End::Broken(_)), _) => State::Broken,
+            (None, true) => State::Closing,
+            (None, false) => State::Running,
+        }
+    }
+
+    pub(crate) fn end(&self) -> Option<&End> {
+        self.end.as_ref()
+    }
+
+    pub(crate) fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    pub(crate) fn outstanding(&self) -> u64 {
+        self.outstanding
+    }
+
+    pub(crate) fn open(&mut self) -> Result<JobId, NotRunning> {
+        if let Some(end) = &self.end {
+            return Err(end.not_running());
+        }
+        if self.closing {
+            return Err(NotRunning::Closed);
+        }
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.jobs.push(Job::default());
+            self.jobs.len() - 1
+        });
+        let job = &mut self.jobs[place];
+        job.used = true;
+        self.open += 1;
+        Ok(JobId::new(place, job.generation))
+    }
+
+    fn job(&mut self, id: JobId) -> Option<&mut Job> {
+        let place = id.place()?;
+        let job = self.jobs.get_mut(place)?;
+        (job.used && JobId::new(place, job.generation) == id).then_some(job)
+    }
+
+    /// The index of a task that is about to be put into the queue.
+    pub(crate) fn submit(&mut self, id: JobId) -> Result<u64, NotRunning> {
+        if let Some(end) = &self.end {
+            return Err(end.not_running());
+        }
+        let Some(job) = self.job(id).filter(|job| !job.sealed) else { return Err(NotRunning::Closed) };
+        let index = job.submitted;
+        job.submitted += 1;
+        self.outstanding += 1;
+        Ok(index)
+    }
+
+    /// It could not be put: as if it had never been.
+    pub(crate) fn withdraw(&mut self, id: JobId, index: u64) -> Todo {
+        let Some(job) = self.job(id) else { return Todo::NOTHING };
+        if index + 1 == job.submitted {
+            job.submitted -= 1;
+        } else if job.marks.mark(index) {
+            job.replied += 1;
+        }
+        self.outstanding -= 1;
+        self.look_after(id, false)
+    }
+
+    pub(crate) fn seal(&mut self, id: JobId) -> Todo {
+        let Some(job) = self.job(id).filter(|job| !job.sealed) else { return Todo::NOTHING };
+        job.sealed = true;
+        self.open -= 1;
+        self.look_after(id, true)
+    }
+
+    /// Submits the only task of a job: `submit` and `seal` at once.
+    pub(crate) fn submit_only(&mut self, id: JobId) -> Result<(u64, Todo), NotRunning> {
+        let index = self.submit(id)?;
+        Ok((index, self.seal(id)))
+    }
+
+    /// The job's owner wants to hear of its end through [`Book::next_announced`].
+    pub(crate) fn announce(&mut self, id: JobId) -> Todo {
+        let Some(job) = self.job(id).filter(|job| !job.announce) else { return Todo::NOTHING };
+        job.announce = true;
+        self.to_announce += 1;
+        self.look_after(id, false)
+    }
+
+    /// The job's owner is gone.
+    pub(crate) fn abandon(&mut self, id: JobId) -> Todo {
+        let todo = self.seal(id);
+        let Some(job) = self.job(id) else { return todo };
+        job.abandoned = true;
+        job.replies.clear();
+        if job.announce && !job.announced {
+            job.announced = true;
+            self.to_announce -= 1;
+        }
+        self.free_if_over(id);
+        todo
+    }
+
+    fn free_if_over(&mut self, id: JobId) {
+        let ended = self.end.is_some();
+        let Some(job) = self.job(id) else { return };
+        if !job.abandoned || !(job.is_complete() || ended) {
+            return;
+        }
+        let missing = job.submitted - job.replied;
+        // What was allocated serves the next user, unless it was a lot.
+        let mut replies = std::mem::take(&mut job.replies);
+        let mut marks = std::mem::take(&mut job.marks);
+        replies.clear();
+        replies.shrink_to(64);
+        marks.clear();
+        marks.words.shrink_to(64);
+        *job = Job { generation: job.generation.wrapping_add(1), replies, marks, ..Job::default() };
+        self.outstanding -= missing;
+        if let Some(place) = id.place() {
+            self.free.push(place);
+        }
+    }
+
+    /// A message from the result queue.
+    pub(crate) fn accept(&mut self, message: Message) -> Todo {
+        let Some(header) = Header::read(&message.bytes) else { return Todo::NOTHING };
+        match header.notice {
+            Notice::Result => self.settle(JobId::from_raw(header.job), header.index, Reply::Done(Answer::new(message))),
+            Notice::Lost => match Loss::read(&message.bytes) {
+                Some(loss) => self.settle(JobId::from_raw(header.job), header.index, Reply::Lost(loss)),
+                None => Todo::NOTHING,
+            },
+            Notice::StartFailed => {
+                self.start_failure = Some(Answer::new(message));
+                Todo { nudge: self.tell(|interest| interest == Interest::StartFailure), close_tasks: false }
+            }
+            Notice::Nudge => Todo::NOTHING,
+        }
+    }
+
+    /// A second reply for the same task changes nothing: a worker may have died after its result was
+    /// committed and before it said that it has no task.
+    fn settle(&mut self, id: JobId, index: u64, reply: Reply) -> Todo {
+        let Some(job) = self.job(id) else { return Todo::NOTHING };
+        if index >= job.submitted || !job.marks.mark(index) {
+            return Todo::NOTHING;
+        }
+        job.replied += 1;
+        self.outstanding -= 1;
+        if let Some(job) = self.job(id)
+            && !job.abandoned
+        {
+            job.replies.push_back((index, reply));
+        }
+        self.look_after(id, false)
+    }
+
+    /// Something has happened to a job: tells who waits for it.
+    fn look_after(&mut self, id: JobId, sealed_now: bool) -> Todo {
+        let Some(job) = self.job(id) else { return Todo::NOTHING };
+        let complete = job.is_complete();
+        let abandoned = job.abandoned;
+        let announced_now = complete && job.announce && !job.announced;
+        if announced_now {
+            job.announced = true;
+            self.to_announce -= 1;
+            self.announcements.push_back(id);
+        }
+        if abandoned {
+            self.free_if_over(id);
+        }
+        let close_tasks = sealed_now && self.closing && self.open == 0;
+        let concerned = |interest: Interest| match interest {
+            Interest::Next(job) => job == id,
+            Interest::All(job) => job == id && complete,
+            Interest::Announcement => announced_now || close_tasks,
+            Interest::StartFailure | Interest::Finish => false,
+        };
+        let nudge = self.tell(concerned);
+        Todo { nudge, close_tasks }
+    }
+
+    /// Wakes the followers concerned; true if the leader is concerned too.
+    fn tell(&mut self, concerned: impl Fn(Interest) -> bool) -> bool {
+        for follower in self.followers.iter().filter(|follower| concerned(follower.interest)) {
+            wake(&follower.told);
+        }
+        self.leader.is_some_and(concerned)
+    }
+
+    /// The next reply to give out. `drained`: the result queue was empty after the state was read.
+    pub(crate) fn next(&mut self, id: JobId, drained: bool) -> Option<Option<(u64, Reply)>> {
+        let end = self.end.as_ref().filter(|_| drained).map(End::reply);
+        let Some(job) = self.job(id) else { return Some(None) };
+        if let Some(reply) = job.replies.pop_front() {
+            return Some(Some(reply));
+        }
+        if job.is_complete() {
+            return Some(None);
+        }
+        let reply = end?;
+        if job.replied == job.submitted {
+            // Not sealed: there would have been more.
+            return Some(Some((job.submitted, reply)));
+        }
+        let index = job.marks.first_clear();
+        job.marks.mark(index);
+        job.replied += 1;
+        self.outstanding -= 1;
+        Some(Some((index, reply)))
+    }
+
+    /// Whether every reply of the job is here, or will not come any more.
+    pub(crate) fn has_all(&mut self, id: JobId, drained: bool) -> bool {
+        let ended = self.end.is_some() && drained;
+        self.job(id).is_none_or(|job| job.is_complete() || ended)
+    }
+
+    pub(crate) fn counts(&mut self, id: JobId) -> (u64, u64) {
+        self.job(id).map_or((0, 0), |job| (job.submitted, job.submitted - job.replied))
+    }
+
+    /// The next job to announce; `Some(None)` when there will be none any more.
+    pub(crate) fn next_announced(&mut self, drained: bool) -> Option<Option<JobId>> {
+        while let Some(id) = self.announcements.pop_front() {
+            if self.job(id).is_some() {
+                return Some(Some(id));
+            }
+        }
+        match &self.end {
+            // Whoever was to be told of a job's end is told of the break instead.
+            Some(End::Broken(_)) if drained && self.to_announce > 0 => {
+                let place = self.jobs.iter().position(|job| job.used && job.announce && !job.announced)?;
+                let job = &mut self.jobs[place];
+                job.announced = true;
+                self.to_announce -= 1;
+                Some(Some(JobId::new(place, job.generation)))
+            }
+            Some(_) if drained => Some(None),
+            None if self.closing && self.open == 0 && self.to_announce == 0 => Some(None),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn close(&mut self) -> Todo {
+        if self.closing || self.end.is_some() {
+            return Todo::NOTHING;
+        }
+        self.closing = true;
+        let nudge = self.tell(|interest| interest == Interest::Announcement);
+        Todo { nudge, close_tasks: self.open == 0 }
+    }
+
+    /// No further reply will come. `None` if that was so already.
+    pub(crate) fn end_with(&mut self, end: End) -> Option<Todo> {
+        if self.end.is_some() || self.finished {
+            return None;
+        }
+        self.end = Some(end);
+        let nudge = self.tell(|_| true);
+        for place in 0..self.jobs.len() {
+            let id = JobId::new(place, self.jobs[place].generation);
+            self.free_if_over(id);
+        }
+        Some(Todo { nudge, close_tasks: true })
+    }
+
+    /// All workers are gone.
+    pub(crate) fn finish(&mut self) -> Todo {
+        self.finished = true;
+        Todo { nudge: self.tell(|_| true), close_tasks: true }
+    }
+
+    pub(crate) fn take_start_failure(&mut self) -> Option<Answer> {
+        self.start_failure.take()
+    }
+
+    pub(crate) fn follow(&mut self, interest: Interest, told: &Arc<std::sync::atomic::AtomicU32>) {
+        self.followers.push(Follower { interest, told: Arc::clone(told) });
+    }
+
+    pub(crate) fn unfollow(&mut self, told: &Arc<std::sync::atomic::AtomicU32>) {
+        self.followers.retain(|follower| !Arc::ptr_eq(&follower.told, told));
+    }
+
+    /// Says what the thread that collects waits for, while it waits.
+    pub(crate) fn lead(&mut self, interest: Option<Interest>) {
+        self.leader = interest;
+    }
+
+    /// The leader leaves: one of the others is to take over.
+    pub(crate) fn hand_over(&mut self) {
+        if let Some(follower) = self.followers.first() {
+            wake(&follower.told);
+        }
+    }
+}
+
+fn wake(told: &std::sync::atomic::AtomicU32) {
+    told.store(1, std::sync::atomic::Ordering::SeqCst);
+    procession_sys::futex::wake(told, 1);
+}

@@ -1,0 +1,67 @@
+//! `WaitQueue`: what a condition is made of, beside its lock.
+
+use procession_engine::{Ticket, WaitError, WaitQueue as RawWaitQueue};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+use crate::arguments::{HandleBytes, Timeout};
+use crate::error::OrRaise;
+use crate::shared::{Inner, Reduced, reduce};
+use crate::wait;
+
+/// Those who wait for a condition, the longest-waiting first. One that is killed costs no wake-up.
+#[pyclass(frozen, subclass, module = "procession._procession")]
+pub(crate) struct WaitQueue(Inner<RawWaitQueue>);
+
+impl WaitQueue {
+    fn raw(&self) -> PyResult<&RawWaitQueue> {
+        self.0.get::<WaitQueue>()
+    }
+}
+
+#[pymethods]
+impl WaitQueue {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> WaitQueue {
+        WaitQueue(Inner::new())
+    }
+
+    fn __init__(&self, py: Python<'_>) -> PyResult<()> {
+        self.0.make(|| RawWaitQueue::new().or_raise(py))
+    }
+
+    /// Joins the queue; to be called while the condition's lock is held. The ticket must be waited on.
+    fn enqueue(&self) -> PyResult<u32> {
+        Ok(self.raw()?.enqueue().to_raw())
+    }
+
+    /// Waits to be notified, without the lock; False if the time has passed.
+    #[pyo3(signature = (ticket, timeout=Timeout::FOREVER), text_signature = "($self, ticket, timeout=None)")]
+    fn wait(&self, py: Python<'_>, ticket: u32, timeout: Timeout) -> PyResult<bool> {
+        let queue = self.raw()?;
+        match wait::blocking(py, timeout, |patience| queue.wait(Ticket::from_raw(ticket), patience))? {
+            Ok(()) => Ok(true),
+            Err(WaitError::TimedOut | WaitError::Interrupted) => Ok(false),
+        }
+    }
+
+    /// Lets the `n` longest-waiting go on, and returns how many there were; to be called while the
+    /// condition's lock is held.
+    fn notify(&self, n: u32) -> PyResult<u32> {
+        Ok(self.raw()?.notify(n))
+    }
+
+    /// How many wait.
+    fn waiters(&self) -> PyResult<u32> {
+        Ok(self.raw()?.waiters())
+    }
+
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Reduced<'py>> {
+        reduce(slf.as_any(), slf.get().raw()?.handle(), 0)
+    }
+
+    fn _adopt(&self, py: Python<'_>, handle: HandleBytes, _own: u8) -> PyResult<()> {
+        self.0.adopt(py, &handle, RawWaitQueue::from_handle)
+    }
+}

@@ -1,0 +1,90 @@
+//! Waiting on behalf of Python: the one place where `block` and `timeout` become a [`Patience`].
+//!
+//! A call first tries with the interpreter held (the fast path of each caller, then [`spin`]), and
+//! then waits without it. The main thread looks for signals while it waits: their handlers run
+//! here, and what they raise ends the call. No lock in shared memory is held at that moment.
+
+use std::time::{Duration, Instant};
+
+use procession_engine::Patience;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+
+use crate::arguments::Timeout;
+
+/// How long it is worth to keep the interpreter in the hope that the other side is just about to answer.
+const SPIN: Duration = Duration::from_micros(1);
+
+/// Tries again and again for about a microsecond, with the interpreter held.
+#[inline]
+pub(crate) fn spin<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
+    let start = Instant::now();
+    let mut rounds = 4;
+    loop {
+        for _ in 0..rounds {
+            std::hint::spin_loop();
+        }
+        if let Some(result) = attempt() {
+            return Some(result);
+        }
+        if start.elapsed() >= SPIN {
+            return None;
+        }
+        rounds = (rounds * 2).min(32);
+    }
+}
+
+/// Runs `call`, which may wait as long as `timeout`, without the interpreter.
+///
+/// # Errors
+/// What a signal handler raised meanwhile.
+pub(crate) fn blocking<T: Send, E: Send>(
+    py: Python<'_>,
+    timeout: Timeout,
+    call: impl FnOnce(&mut Patience<'_>) -> Result<T, E> + Send,
+) -> PyResult<Result<T, E>> {
+    blocking_or_undo(py, timeout, call, drop)
+}
+
+/// The same; if the call succeeded although a signal handler had raised something, `undo` gives back
+/// what it got.
+pub(crate) fn blocking_or_undo<T: Send, E: Send>(
+    py: Python<'_>,
+    timeout: Timeout,
+    call: impl FnOnce(&mut Patience<'_>) -> Result<T, E> + Send,
+    undo: impl FnOnce(T),
+) -> PyResult<Result<T, E>> {
+    let gets_signals = is_main_thread(py);
+    let mut raised: Option<PyErr> = None;
+    let result = py.detach(|| {
+        let mut hook = || match Python::try_attach(|py| py.check_signals()) {
+            Some(Ok(())) => false,
+            Some(Err(error)) => {
+                raised = Some(error);
+                true
+            }
+            // The interpreter is being shut down: there is nobody left to wait for.
+            None => true,
+        };
+        let patience = timeout.patience();
+        if gets_signals { call(&mut patience.with_interrupt(&mut hook)) } else { call(&mut { patience }) }
+    });
+    let Some(error) = raised else { return Ok(result) };
+    if let Ok(got) = result {
+        undo(got);
+    }
+    Err(error)
+}
+
+/// Whether this is the thread in which Python runs signal handlers.
+fn is_main_thread(py: Python<'_>) -> bool {
+    static GET_IDENT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static MAIN_THREAD: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let ask = || -> PyResult<bool> {
+        let me = GET_IDENT.import(py, "threading", "get_ident")?.call0()?;
+        let main = MAIN_THREAD.import(py, "threading", "main_thread")?.call0()?;
+        main.getattr(pyo3::intern!(py, "ident"))?.eq(me)
+    };
+    // In doubt, looking for signals does no harm.
+    ask().unwrap_or(true)
+}

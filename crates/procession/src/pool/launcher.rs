@@ -1,0 +1,119 @@
+//! Starting workers, at first and in the place of those that have ended.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::engine::launch::LaunchRequest;
+use crate::engine::pool::{LaunchError, Launched};
+use crate::engine::{self, Child, Handle, Parcel, Role};
+use crate::error::{Error, Result};
+use crate::process::StartMethod;
+use crate::start::{self, Occupation};
+use crate::wire;
+
+/// What a worker is told.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct WorkerStart {
+    pub(crate) pool: Named,
+    pub(crate) slot: u32,
+    pub(crate) initializer: Option<Named>,
+}
+
+/// The name of an object that the message keeps alive.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Named(pub(crate) Handle);
+
+impl Serialize for Named {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        wire::serialize_handle(self.0, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Named {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Named, D::Error> {
+        wire::deserialize_handle(deserializer, |handle| Ok(Named(handle)))
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Launcher {
+    method: StartMethod,
+    initializer: Option<Parcel>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// By slot.
+    children: HashMap<u32, Child>,
+    /// How many were started, for their names.
+    count: u64,
+    /// Why the last start failed.
+    failure: Option<Error>,
+}
+
+impl Launcher {
+    pub(crate) fn new(method: StartMethod, initializer: Option<Parcel>) -> Launcher {
+        Launcher { method, initializer, state: Mutex::default() }
+    }
+
+    pub(crate) fn failure(&self) -> Option<Error> {
+        self.state().failure.take()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start(&self, pool: Handle, slot: u32, name: &str) -> Result<(Child, Launched)> {
+        let initializer = self.initializer.as_ref().map(|parcel| Named(parcel.handle()));
+        let packed = wire::encode(&WorkerStart { pool: Named(pool), slot, initializer })?;
+        let child = packed.send(0, |payload| {
+            start::launch(LaunchRequest {
+                method: self.method.to_engine(),
+                name,
+                role: Role::Worker,
+                daemon: true,
+                entry: Occupation::Worker.to_raw(),
+                payload,
+                fds: &[],
+                run: start::RUN,
+            })
+        })?;
+        let pidfd = child.sentinel().try_clone_to_owned();
+        let pidfd = pidfd.map_err(|error| Error::system("a descriptor could not be duplicated", error))?;
+        let launched = Launched { pid: child.pid(), pidfd, seat: child.seat() };
+        Ok((child, launched))
+    }
+}
+
+impl engine::pool::Launcher for Launcher {
+    fn launch(&self, pool: Handle, slot: u32) -> Result<Launched, LaunchError> {
+        let name = {
+            let mut state = self.state();
+            state.count += 1;
+            format!("PoolWorker-{}", state.count)
+        };
+        match self.start(pool, slot, &name) {
+            Ok((child, launched)) => {
+                self.state().children.insert(slot, child);
+                Ok(launched)
+            }
+            Err(error) => {
+                let told = LaunchError { message: error.chain(), fatal: error.is_not_initialised() };
+                self.state().failure = Some(error);
+                Err(told)
+            }
+        }
+    }
+
+    fn ended(&self, slot: u32, _worker: &Launched, _status: engine::ExitStatus) {
+        let child = self.state().children.remove(&slot);
+        if let Some(child) = child {
+            // It has ended: this clears it away.
+            child.try_wait();
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! The life of a worker process.
+
+use std::cell::RefCell;
+
+use crate::engine::launch;
+use crate::engine::pool::{HEADER, Worker};
+use crate::engine::{Parcel, Patience};
+use crate::entry::{self, EntryName};
+use crate::error::Error;
+use crate::function::{self, AnswerKind, Carrier, Request, Sink};
+use crate::panic::{self, Watch};
+use crate::pool::launcher::WorkerStart;
+use crate::wire::{self, Packed};
+
+/// Takes tasks until there are no more; gives the exit code.
+pub(crate) fn run(entry: launch::Entry) -> i32 {
+    let Ok(start) = wire::decode_message::<WorkerStart>(entry.payload) else { return 1 };
+    let Ok(mut worker) = Worker::attach(start.pool.0, start.slot) else {
+        // The pool is gone before its worker came: nobody waits.
+        return 0;
+    };
+    // Whoever asked for a task is told of its panic, and may print it.
+    panic::watch(Watch::Quiet);
+    if let Some(parcel) = start.initializer {
+        let mut failure: Option<(AnswerKind, Packed)> = None;
+        initialize(parcel.0, &mut |kind, packed| {
+            if kind != AnswerKind::Value {
+                failure = Some((kind, std::mem::take(packed)));
+            }
+            Ok(())
+        });
+        if let Some((kind, mut packed)) = failure {
+            packed.submit(kind.to_tag(), |why| worker.start_failed(why));
+            return 1;
+        }
+    }
+    worker.ready();
+    loop {
+        match worker.next(&mut Patience::forever()) {
+            Ok(Some(task)) => carry_out(&mut worker, task),
+            Ok(None) => return 0,
+            // Patience without end runs out only where somebody asked to be interrupted.
+            Err(_) => {}
+        }
+    }
+}
+
+fn initialize(parcel: crate::engine::Handle, sink: &mut Sink<'_>) {
+    let opened = Parcel::open(parcel).map_err(Error::gone).and_then(|mut message| {
+        let (entry, rest) = wire::decode_first::<EntryName>(&message.bytes, Vec::new())?;
+        let skip = message.bytes.len() - rest.len();
+        let buffers = std::mem::take(&mut message.buffers);
+        Ok(Request { entry, carrier: Carrier::Message(message), skip, buffers, headroom: HEADER })
+    });
+    let _ = match opened {
+        Ok(request) => entry::run(request, sink),
+        Err(error) => function::refuse(HEADER, sink, &error),
+    };
+}
+
+fn carry_out(worker: &mut Worker, task: crate::engine::pool::Task) {
+    let task = RefCell::new(task);
+    let mut sink = |kind: AnswerKind, packed: &mut Packed| {
+        packed.submit(kind.to_tag(), |result| worker.finish(&task.borrow(), result))
+    };
+    let opened = {
+        let task = &mut *task.borrow_mut();
+        if task.is_damaged() {
+            Err(Error::garbled("a task"))
+        } else {
+            let buffers = task.take_buffers();
+            wire::decode_first::<EntryName>(task.payload(), Vec::new())
+                .map(|(entry, rest)| (entry, task.payload().len() - rest.len(), buffers))
+        }
+    };
+    let answered = match opened {
+        Ok((entry, skip, buffers)) => {
+            let request = Request { entry, carrier: Carrier::Task(&task), skip, buffers, headroom: HEADER };
+            entry::run(request, &mut sink)
+        }
+        Err(error) => function::refuse(HEADER, &mut sink, &error),
+    };
+    if answered.is_err() {
+        // There is no memory even to say so. Dying is: whoever waits is told that the worker is lost.
+        std::process::abort();
+    }
+}

@@ -1,0 +1,231 @@
+//! Both ends of a start: what the parent sends, and what the child does with it.
+
+use std::cell::RefCell;
+use std::ffi::OsString;
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use serde::{Deserialize, Serialize};
+
+use crate::current;
+use crate::engine::launch::{self, LaunchError, LaunchRequest};
+use crate::engine::{Patience, Queue, Role};
+use crate::entry::{self, EntryName};
+use crate::error::{Error, Result};
+use crate::function::{AnswerKind, Carrier, Request};
+use crate::panic::{self, Watch};
+use crate::pool::worker;
+use crate::process::{Running, StartMethod};
+use crate::wire::{self, travels};
+
+/// What kind of child is to be made, in the number that the engine passes on for us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Occupation {
+    /// Calls one function and sends its answer.
+    Function,
+    /// Takes tasks from a pool.
+    Worker,
+}
+
+impl Occupation {
+    pub(crate) fn to_raw(self) -> u64 {
+        match self {
+            Occupation::Function => 0,
+            Occupation::Worker => 1,
+        }
+    }
+}
+
+/// Where the answer of a child goes: a queue for one message.
+///
+/// The message outlives the child, and there is none unless it is complete.
+#[derive(Debug, Clone)]
+pub(crate) struct Reply(pub(crate) Queue);
+
+travels!([] Reply, 0, |handle| Queue::from_handle(handle).map(Reply));
+
+/// The start of the message that a child of occupation `Function` gets. The arguments follow.
+#[derive(Debug, Serialize, Deserialize)]
+struct Start {
+    entry: EntryName,
+    reply: Reply,
+}
+
+/// Makes this program able to start processes; in a process that was started so, does its work and ends it.
+///
+/// **To be called in the first line of `main`.** `#[procession::main]` does that for you.
+///
+/// The children of a program are the same executable, started again. In a child `init` never returns: it
+/// calls the function that the child was made for, and ends the process. What stands before it in `main` runs in
+/// every child, what stands after it in none.
+///
+/// A program that starts a process without having called `init` gets an error that says so
+/// ([`Error::is_not_initialised`]). Calling it more than once does no harm.
+pub fn init() {
+    match launch::child_entry() {
+        Ok(None) => {}
+        Ok(Some(entry)) => {
+            let code = run(entry);
+            launch::finish(code)
+        }
+        Err(error) => {
+            complain(&error);
+            std::process::exit(1)
+        }
+    }
+}
+
+/// What `#[procession::test]` puts at the start of a test.
+#[doc(hidden)]
+pub fn __test_entry(module: &str, name: &str) {
+    // libtest leaves the name of the crate out.
+    let path = module.split_once("::").map_or_else(|| name.to_owned(), |(_, path)| format!("{path}::{name}"));
+    // A child is this test, run again on its own; it does not come further than the next line.
+    let arguments = [&path, "--exact", "--nocapture", "--include-ignored", "--test-threads=1"];
+    // The harness's other thread waits for this one, and holds no lock meanwhile.
+    launch::allow_threads_in_server();
+    launch::set_child_arguments(arguments.into_iter().map(OsString::from).collect());
+    init();
+}
+
+#[allow(clippy::print_stderr, reason = "a child that can't do its work has nobody else to tell")]
+fn complain(error: &dyn std::error::Error) {
+    eprintln!("procession: process {} can't begin its work: {error}", std::process::id());
+}
+
+/// The life of a child, to its exit code.
+fn run(entry: launch::Entry) -> i32 {
+    if let Some(guard) = FORKING.take() {
+        // A copy of the parent's: its children are not ours.
+        let mut children = guard;
+        children.clear();
+    }
+    current::begin(&entry);
+    match entry.entry {
+        number if number == Occupation::Function.to_raw() => run_function(entry),
+        number if number == Occupation::Worker.to_raw() => worker::run(entry),
+        _ => {
+            complain(&Error::garbled("the start of a process"));
+            1
+        }
+    }
+}
+
+fn run_function(entry: launch::Entry) -> i32 {
+    let mut message = entry.payload;
+    let (Start { entry, reply }, rest) = match wire::decode_first(&message.bytes, Vec::new()) {
+        Ok(start) => start,
+        Err(error) => {
+            complain(&error);
+            return 1;
+        }
+    };
+    let skip = message.bytes.len() - rest.len();
+    let buffers = std::mem::take(&mut message.buffers);
+    let request = Request { entry, carrier: Carrier::Message(message), skip, buffers, headroom: 0 };
+
+    panic::watch(Watch::Note);
+    let last = reply.clone();
+    panic::set_last_words(move |panic| {
+        let packed = wire::encode_plain(Vec::new(), panic);
+        let _ = packed.send(AnswerKind::Panic.to_tag(), |message| last.0.put(message, &mut Patience::none()));
+    });
+    let answered = entry::run(request, &mut |kind, packed| {
+        packed.send(kind.to_tag(), |message| put_answer(&reply.0, message))
+    });
+    panic::watch(Watch::Off);
+    match answered {
+        Ok(AnswerKind::Value) => 0,
+        Ok(AnswerKind::Panic) => 101,
+        Ok(AnswerKind::Refusal) => 1,
+        Err(error) => {
+            complain(&error);
+            1
+        }
+    }
+}
+
+fn put_answer(queue: &Queue, message: &crate::engine::Outgoing<'_>) -> std::result::Result<(), crate::engine::AllocError> {
+    use crate::engine::PutError;
+    match queue.put(message, &mut Patience::none()) {
+        Ok(()) => Ok(()),
+        Err(PutError::Memory(error)) => Err(error),
+        // There is room for one answer and there is one; and nobody closes this queue.
+        Err(_) => Ok(()),
+    }
+}
+
+/// The children of this process that have not been seen to end.
+static CHILDREN: Mutex<Vec<Weak<Running>>> = Mutex::new(Vec::new());
+
+thread_local! {
+    /// Held over a fork, so that the list is in order in the child; which has this thread alone.
+    static FORKING: RefCell<Option<MutexGuard<'static, Vec<Weak<Running>>>>> = const { RefCell::new(None) };
+}
+
+pub(crate) fn children() -> Vec<Arc<Running>> {
+    let mut list = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mine = std::process::id();
+    let mut running = Vec::new();
+    list.retain(|child| {
+        let Some(child) = child.upgrade() else { return false };
+        let alive = child.owner == mine && child.child.is_alive();
+        if alive {
+            running.push(child);
+        }
+        alive
+    });
+    running
+}
+
+pub(crate) fn remember(child: &Arc<Running>) {
+    let mut list = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
+    list.push(Arc::downgrade(child));
+}
+
+/// Starts a child that calls the function named `entry` with `arguments`.
+pub(crate) fn start<A: Serialize>(
+    name: &str,
+    daemon: bool,
+    method: StartMethod,
+    entry: EntryName,
+    arguments: &A,
+) -> Result<Running> {
+    let reply = Reply(Queue::new(NonZeroU32::new(1))?);
+    let start = Start { entry, reply };
+    let packed = wire::encode(&(&start, arguments)).map_err(|error| Error::start(name, error))?;
+    let child = packed.send(0, |payload| {
+        launch(LaunchRequest {
+            method: method.to_engine(),
+            name,
+            role: Role::Process,
+            daemon,
+            entry: Occupation::Function.to_raw(),
+            payload,
+            fds: &[],
+            run,
+        })
+    })?;
+    Ok(Running { child, reply: start.reply, daemon, method, owner: std::process::id() })
+}
+
+/// Starts a child of any occupation.
+pub(crate) fn launch(request: LaunchRequest<'_>) -> Result<crate::engine::Child> {
+    let forks = matches!(request.method, launch::StartMethod::Fork);
+    if forks {
+        FORKING.set(Some(CHILDREN.lock().unwrap_or_else(PoisonError::into_inner)));
+    }
+    let result = launch::launch(&request);
+    if forks {
+        FORKING.take();
+    }
+    result.map_err(|error| match error {
+        LaunchError::InitMissing => Error::not_initialised(),
+        LaunchError::Payload(error) => Error::from(error),
+        LaunchError::Family(error) => Error::from(error),
+        other => Error::start(request.name, other),
+    })
+}
+
+/// The function that runs a child, for starts by fork.
+pub(crate) const RUN: fn(launch::Entry) -> i32 = run;

@@ -1,0 +1,403 @@
+//! A lock, and the value that it protects.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::engine::{self, Acquired, Block, Cell, Gone, Kind, Patience};
+use crate::error::{Error, Result};
+use crate::sync::Owner;
+use crate::sync::poison::{Cause, Flag, LockResult, Poisoned, TryLockError, TryLockResult};
+use crate::wire::{self, Packed};
+
+/// Mutual exclusion between processes, and a value that whoever holds the lock may read and change.
+///
+/// ```no_run
+/// use procession::{Lock, Process};
+///
+/// fn deposit(account: Lock<u64>, amount: u64) {
+///     *account.lock().unwrap() += amount;
+/// }
+///
+/// #[procession::main]
+/// fn main() -> procession::Result<()> {
+///     let account = Lock::new(0)?;
+///     let payers = (1..=4).map(|amount| Process::spawn(deposit, (account.clone(), amount)));
+///     for payer in payers.collect::<Vec<_>>() {
+///         payer?.join()?;
+///     }
+///     assert_eq!(*account.lock()?, 10);
+///     Ok(())
+/// }
+/// ```
+///
+/// A `Lock` is a name for something shared: a clone names the same lock, and so does what another process gets in
+/// its arguments, in a message or as a result. It is gone when the last of them is.
+///
+/// The value lives in shared memory in serialised form. A guard holds a copy of its own, and puts it back when it is
+/// dropped, if it was [borrowed mutably](DerefMut). So `T` may be any serde type and grow; but what changes
+/// behind a shared reference (a `Cell` within `T`) is not put back. `Lock<()>` protects something else and costs
+/// nothing more than a lock.
+///
+/// # When a holder dies or panics
+///
+/// The next to take the lock has it, as an error with the guard inside: [`Poisoned`]. The value is
+/// what it was before that holder took the lock, since a value is put back as a whole or not at all.
+/// A dead holder is noticed within 50 ms.
+///
+/// The lock knows nothing of threads that wait for themselves: taking it again in the thread that holds
+/// it waits for ever. [`RLock`](crate::RLock) can be taken again.
+pub struct Lock<T = ()> {
+    lock: engine::Lock,
+    state: State,
+    value: PhantomData<fn(T) -> T>,
+}
+
+/// What lies beside the lock. In the block:
+///
+/// | bytes | |
+/// | --- | --- |
+/// | 0..8 | where the value is, the commit word: `length << 8 \| place` |
+/// | 8..16 | the [`Flag`] |
+/// | 16.. | room for a short value, twice |
+///
+/// | place | meaning |
+/// | --- | --- |
+/// | 0, 1 | in the first, second room |
+/// | 2 | in the cell: it is long, or refers to other objects. It stays there |
+///
+/// A value is written where the current one is not, and becomes the current one with the commit word.
+#[derive(Clone)]
+struct State {
+    block: Block,
+    commit: &'static AtomicU64,
+    flag: Flag,
+    /// Absent for values without size.
+    cell: Option<Cell>,
+}
+
+const ROOMS: usize = 16;
+const IN_CELL: u64 = 2;
+
+impl<T> Lock<T> {
+    /// Bytes for a short value.
+    const ROOM: usize = if size_of::<T>() == 0 {
+        0
+    } else if size_of::<T>() <= 24 {
+        56
+    } else {
+        let room = size_of::<T>() * 2;
+        (if room > 504 { 504 } else { room }).next_multiple_of(8)
+    };
+}
+
+impl State {
+    fn new(room: usize) -> Result<State> {
+        let block = Block::zeroed(ROOMS + 2 * room)?;
+        let cell = if room == 0 { None } else { Some(Cell::new()?) };
+        State::of(block, cell).ok_or_else(|| Error::garbled("a lock"))
+    }
+
+    fn of(block: Block, cell: Option<Cell>) -> Option<State> {
+        let commit = block.word(0)?;
+        let flag = Flag(block.word(8)?);
+        Some(State { block, commit, flag, cell })
+    }
+}
+
+impl<T: Serialize + DeserializeOwned> Lock<T> {
+    /// A new lock, free, with a value.
+    ///
+    /// # Errors
+    /// When there is no memory, or the value can't be serialised and read back.
+    pub fn new(value: T) -> Result<Lock<T>> {
+        let lock = Lock { lock: engine::Lock::new()?, state: State::new(Self::ROOM)?, value: PhantomData };
+        lock.store(&value)?;
+        // So that no later `lock` meets a value that serialises but doesn't deserialise.
+        lock.load()?;
+        Ok(lock)
+    }
+
+    /// Takes the lock, waiting until it is free.
+    ///
+    /// # Errors
+    /// [`Poisoned`], with the guard inside, when a holder before has died or panicked.
+    ///
+    /// # Panics
+    /// When the value can't be read as a `T`: its `Serialize` and `Deserialize` don't agree.
+    pub fn lock(&self) -> LockResult<LockGuard<'_, T>> {
+        loop {
+            match self.acquire(&mut Patience::forever()) {
+                Ok(guard) => return Ok(guard),
+                Err(TryLockError::Poisoned(poisoned)) => return Err(poisoned),
+                // Patience without end runs out only where somebody asked to be interrupted.
+                Err(TryLockError::Locked) => {}
+            }
+        }
+    }
+
+    /// Takes the lock if it is free now.
+    ///
+    /// # Errors
+    /// [`TryLockError::Locked`] when somebody else holds it; and as [`lock`](Self::lock).
+    ///
+    /// # Panics
+    /// As [`lock`](Self::lock).
+    pub fn try_lock(&self) -> TryLockResult<LockGuard<'_, T>> {
+        self.acquire(&mut Patience::none())
+    }
+
+    /// Takes the lock, waiting for it at most for `timeout`.
+    ///
+    /// # Errors
+    /// [`TryLockError::Locked`] when it was not to be had in that time; and as [`lock`](Self::lock).
+    ///
+    /// # Panics
+    /// As [`lock`](Self::lock).
+    pub fn lock_timeout(&self, timeout: Duration) -> TryLockResult<LockGuard<'_, T>> {
+        self.acquire(&mut Patience::timeout(timeout))
+    }
+
+    fn acquire(&self, patience: &mut Patience<'_>) -> TryLockResult<LockGuard<'_, T>> {
+        // SYNC POINT: what the last holder put back, and its poison, become visible here.
+        match self.lock.acquire(patience) {
+            Ok(Acquired::Clean) => {}
+            Ok(Acquired::OwnerDied { info, .. }) => {
+                self.state.flag.set(Cause::Died { pid: info.map_or(0, |info| info.pid) });
+            }
+            Err(_) => return Err(TryLockError::Locked),
+        }
+        let held = Held { lock: &self.lock };
+        let value = match self.load() {
+            Ok(value) => value,
+            Err(error) => {
+                drop(held);
+                panic!("the value under a Lock could not be read: {}", error.chain());
+            }
+        };
+        let guard = LockGuard {
+            lock: self,
+            value,
+            changed: false,
+            panicking: std::thread::panicking(),
+            _held: held,
+            not_send: PhantomData,
+        };
+        match self.state.flag.get() {
+            None => Ok(guard),
+            Some(cause) => {
+                Err(TryLockError::Poisoned(Poisoned { guard, flag: self.state.flag, cause, what: "lock" }))
+            }
+        }
+    }
+
+    fn load(&self) -> Result<T> {
+        let Some(cell) = &self.state.cell else { return wire::decode(&[], Vec::new()) };
+        let word = self.state.commit.load(Ordering::Acquire);
+        if word & 0xff == IN_CELL {
+            return match cell.read().map_err(Error::gone)? {
+                Some(message) => wire::decode_message(message),
+                None => Err(Error::garbled("a lock")),
+            };
+        }
+        let (place, length) = (room_of(word), usize::try_from(word >> 8).unwrap_or(usize::MAX));
+        let mut short = [0; 64];
+        let mut long;
+        let bytes = if length <= short.len() {
+            &mut short[..length]
+        } else if length <= Self::ROOM {
+            long = vec![0; length];
+            &mut long[..]
+        } else {
+            return Err(Error::garbled("a lock"));
+        };
+        self.state.block.read(ROOMS + place * Self::ROOM, bytes).map_err(Error::gone)?;
+        wire::decode(bytes, Vec::new())
+    }
+
+    /// To be called by who holds the lock.
+    fn store(&self, value: &T) -> Result<()> {
+        wire::encode_and(value, 0, |packed| self.store_packed(packed))?
+    }
+
+    fn store_packed(&self, packed: &Packed) -> Result<()> {
+        let Some(cell) = &self.state.cell else {
+            return if packed.bytes.is_empty() { Ok(()) } else { Err(Error::garbled("a value without size")) };
+        };
+        let word = self.state.commit.load(Ordering::Relaxed);
+        let long = packed.bytes.len() > Self::ROOM || !packed.handles.is_empty() || !packed.buffers.is_empty();
+        if long || word & 0xff == IN_CELL {
+            packed.send(0, |message| cell.replace(message))?;
+            if word & 0xff != IN_CELL {
+                self.state.commit.store(IN_CELL, Ordering::Release);
+            }
+            return Ok(());
+        }
+        let place = 1 - room_of(word);
+        self.state.block.write(ROOMS + place * Self::ROOM, &packed.bytes).map_err(Error::gone)?;
+        // SYNC POINT: the bytes are there before the commit word says so, should this process be killed here.
+        fence(Ordering::Release);
+        self.state.commit.store((packed.bytes.len() as u64) << 8 | place as u64, Ordering::Release);
+        Ok(())
+    }
+}
+
+fn room_of(word: u64) -> usize {
+    usize::from(word & 0xff == 1)
+}
+
+impl<T> Lock<T> {
+    /// Whether anybody holds it now.
+    pub fn is_locked(&self) -> bool {
+        self.lock.is_locked()
+    }
+
+    /// Who holds it now.
+    pub fn owner(&self) -> Option<Owner> {
+        self.lock.owner().map(Owner::from_engine)
+    }
+
+    /// How many wait for it now, about.
+    pub fn waiters(&self) -> u32 {
+        self.lock.waiters()
+    }
+}
+
+impl<T> Clone for Lock<T> {
+    /// Another name for the same lock.
+    fn clone(&self) -> Lock<T> {
+        Lock { lock: self.lock.clone(), state: self.state.clone(), value: PhantomData }
+    }
+}
+
+impl<T> fmt::Debug for Lock<T> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Lock").field("owner", &self.owner()).finish_non_exhaustive()
+    }
+}
+
+impl<T> Serialize for Lock<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (lock, block) = (self.lock.handle(), self.state.block.handle());
+        match &self.state.cell {
+            Some(cell) => wire::serialize_handles([lock, block, cell.handle()], serializer),
+            None => wire::serialize_handles([lock, block], serializer),
+        }
+    }
+}
+
+impl<'de, T> Deserialize<'de> for Lock<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Lock<T>, D::Error> {
+        let open = |lock, block, cell: Option<engine::Handle>| {
+            let gone = Gone { expected: Some(Kind::Block) };
+            let block = Block::from_handle(block)?;
+            if block.len() < ROOMS + 2 * Self::ROOM {
+                return Err(gone);
+            }
+            let state = State::of(block, cell.map(Cell::from_handle).transpose()?).ok_or(gone)?;
+            Ok(Lock { lock: engine::Lock::from_handle(lock)?, state, value: PhantomData })
+        };
+        if Self::ROOM == 0 {
+            wire::deserialize_handles(deserializer, |[lock, block]| open(lock, block, None))
+        } else {
+            wire::deserialize_handles(deserializer, |[lock, block, cell]| open(lock, block, Some(cell)))
+        }
+    }
+}
+
+/// Releases the lock, whatever else happens.
+struct Held<'a> {
+    lock: &'a engine::Lock,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        // SYNC POINT: what was put back, and the poison, become visible to the next holder.
+        // An error would mean that somebody overwrote the word; there is nobody to be told here.
+        let _ = self.lock.release();
+    }
+}
+
+/// The lock is held while this lives. It dereferences to the value.
+///
+/// Dropped, it puts the value back if it was borrowed mutably, and releases the lock. If that is because the
+/// thread panics, the value stays as it was before (or at the last [`commit`](Self::commit)), and the next holder is told: [`Poisoned`].
+#[must_use = "the lock is released at once if nothing holds the guard"]
+pub struct LockGuard<'a, T: Serialize + DeserializeOwned> {
+    lock: &'a Lock<T>,
+    value: T,
+    changed: bool,
+    /// Whether the thread was panicking already when it took the lock.
+    panicking: bool,
+    /// Dropped after the value: what the value refers to may end with it.
+    _held: Held<'a>,
+    /// The lock's word names the thread that holds it.
+    not_send: PhantomData<*const ()>,
+}
+
+impl<'a, T: Serialize + DeserializeOwned> LockGuard<'a, T> {
+    /// Puts the value back now, and says whether that worked; after a success, dropping the guard has nothing to put
+    /// back unless the value is changed again.
+    ///
+    /// # Errors
+    /// When the value can't be serialised, or there is no memory for it. The shared value is unchanged then.
+    pub fn commit(&mut self) -> Result<()> {
+        if self.changed {
+            self.lock.store(self)?;
+            self.changed = false;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn lock(guard: &LockGuard<'a, T>) -> &'a Lock<T> {
+        guard.lock
+    }
+}
+
+impl<T: Serialize + DeserializeOwned> Deref for LockGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T: Serialize + DeserializeOwned> DerefMut for LockGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.changed = true;
+        &mut self.value
+    }
+}
+
+impl<T: Serialize + DeserializeOwned> Drop for LockGuard<'_, T> {
+    fn drop(&mut self) {
+        let pid = std::process::id();
+        let flag = self.lock.state.flag;
+        if std::thread::panicking() && !self.panicking {
+            flag.set(Cause::Panicked { pid });
+        } else if self.changed {
+            // Before, should serialising panic.
+            flag.set(Cause::NotStored { pid });
+            if self.lock.store(&self.value).is_ok() {
+                flag.clear();
+            }
+        }
+    }
+}
+
+impl<T: Serialize + DeserializeOwned + fmt::Debug> fmt::Debug for LockGuard<'_, T> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&**self, out)
+    }
+}
+
+impl<T: Serialize + DeserializeOwned + fmt::Display> fmt::Display for LockGuard<'_, T> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&**self, out)
+    }
+}

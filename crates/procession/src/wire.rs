@@ -1,0 +1,299 @@
+//! Values to bytes and back, with what can't be bytes beside them: handles and large buffers.
+//!
+//! While a value is serialised, the handles in it note themselves in a collector of the thread, so that
+//! the message keeps their objects alive on its way; [`Bytes`] put themselves beside the message. The same
+//! the other way round. Outside of a message of ours neither has a meaning, and serialising a handle
+//! into a file, say, is an error.
+
+use std::cell::RefCell;
+use std::fmt;
+
+use serde::Serialize;
+use serde::de::{self, DeserializeOwned, SeqAccess, Visitor};
+use serde::ser::SerializeTuple;
+
+use crate::Bytes;
+use crate::engine::pool::Submission;
+use crate::engine::{Block, Gone, Handle, Message, Outgoing};
+use crate::error::Error;
+
+/// A value ready to be sent.
+#[derive(Debug, Default)]
+pub(crate) struct Packed {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) handles: Vec<Handle>,
+    pub(crate) buffers: Vec<Bytes>,
+}
+
+impl Packed {
+    /// Calls `send` with the message.
+    pub(crate) fn send<R>(&self, tag: u32, send: impl FnOnce(&Outgoing<'_>) -> R) -> R {
+        if self.buffers.is_empty() {
+            return send(&Outgoing { bytes: &self.bytes, buffers: &[], handles: &self.handles, tag });
+        }
+        let buffers: Vec<&[u8]> = self.buffers.iter().map(|bytes| &**bytes).collect();
+        send(&Outgoing { bytes: &self.bytes, buffers: &buffers, handles: &self.handles, tag })
+    }
+
+
+    /// The same as a task or result of a pool, behind the bytes that the engine fills in.
+    pub(crate) fn submit<R>(&mut self, tag: u32, submit: impl FnOnce(Submission<'_>) -> R) -> R {
+        let buffers: Vec<&[u8]> = self.buffers.iter().map(|bytes| &**bytes).collect();
+        submit(Submission { tag, bytes: &mut self.bytes, buffers: &buffers, handles: &self.handles })
+    }
+}
+
+#[derive(Debug, Default)]
+struct Collector {
+    handles: Vec<Handle>,
+    buffers: Vec<Bytes>,
+}
+
+#[derive(Debug)]
+struct Incoming {
+    buffers: Vec<Option<Block>>,
+    /// What went wrong in a handle, since serde's formats keep no more than "custom error".
+    trouble: Option<Trouble>,
+}
+
+#[derive(Debug)]
+enum Trouble {
+    Gone(Gone),
+    NoBuffer,
+}
+
+thread_local! {
+    static SENDING: RefCell<Vec<Collector>> = const { RefCell::new(Vec::new()) };
+    static RECEIVING: RefCell<Vec<Incoming>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Takes the innermost collector away again, also when serialising panics.
+struct Collecting;
+
+impl Collecting {
+    fn begin() -> Collecting {
+        SENDING.with_borrow_mut(|collectors| collectors.push(Collector::default()));
+        Collecting
+    }
+
+    fn end(self) -> Collector {
+        std::mem::forget(self);
+        SENDING.with_borrow_mut(Vec::pop).unwrap_or_default()
+    }
+}
+
+impl Drop for Collecting {
+    fn drop(&mut self) {
+        SENDING.with_borrow_mut(Vec::pop);
+    }
+}
+
+/// Serialises `value` behind the bytes that are there already.
+pub(crate) fn encode_after<T: Serialize + ?Sized>(bytes: Vec<u8>, value: &T) -> Result<Packed, Error> {
+    let collecting = Collecting::begin();
+    let bytes = postcard::to_extend(value, bytes).map_err(|error| Error::encoding::<T>(error))?;
+    let Collector { handles, buffers } = collecting.end();
+    Ok(Packed { bytes, handles, buffers })
+}
+
+/// Serialises `value`.
+pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Packed, Error> {
+    encode_after(Vec::new(), value)
+}
+
+/// Serialises `value` behind `headroom` free bytes, into memory that this thread uses again and again, and calls
+/// `send` with it.
+pub(crate) fn encode_and<T, R>(value: &T, headroom: usize, send: impl FnOnce(&mut Packed) -> R) -> Result<R, Error>
+where
+    T: Serialize + ?Sized,
+{
+    let mut scratch = SCRATCH.take();
+    scratch.clear();
+    scratch.resize(headroom, 0);
+    let mut packed = encode_after(scratch, value)?;
+    let result = send(&mut packed);
+    // What one large message needed isn't kept.
+    if packed.bytes.capacity() <= 64 << 10 {
+        SCRATCH.set(packed.bytes);
+    }
+    Ok(result)
+}
+
+/// Serialises a type of this crate that has no handles and can't fail.
+pub(crate) fn encode_plain<T: Serialize>(bytes: Vec<u8>, value: &T) -> Packed {
+    encode_after(bytes, value).unwrap_or_default()
+}
+
+/// The way back.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], buffers: Vec<Block>) -> Result<T, Error> {
+    let (value, rest) = decode_first(bytes, buffers)?;
+    if rest.is_empty() { Ok(value) } else { Err(Error::garbled(std::any::type_name::<T>())) }
+}
+
+/// Decodes a message, whose references end with it: after the value has taken its own.
+pub(crate) fn decode_message<T: DeserializeOwned>(mut message: Message) -> Result<T, Error> {
+    let buffers = std::mem::take(&mut message.buffers);
+    decode(&message.bytes, buffers)
+}
+
+/// Decodes a value and gives what follows it.
+pub(crate) fn decode_first<T: DeserializeOwned>(bytes: &[u8], buffers: Vec<Block>) -> Result<(T, &[u8]), Error> {
+    struct Receiving;
+    impl Drop for Receiving {
+        fn drop(&mut self) {
+            RECEIVING.with_borrow_mut(Vec::pop);
+        }
+    }
+    let incoming = Incoming { buffers: buffers.into_iter().map(Some).collect(), trouble: None };
+    RECEIVING.with_borrow_mut(|stack| stack.push(incoming));
+    let receiving = Receiving;
+    let result = postcard::take_from_bytes::<T>(bytes);
+    let trouble = RECEIVING.with_borrow_mut(|stack| stack.last_mut().and_then(|incoming| incoming.trouble.take()));
+    drop(receiving);
+    result.map_err(|error| match trouble {
+        Some(Trouble::Gone(gone)) => Error::gone(gone),
+        Some(Trouble::NoBuffer) => Error::garbled(std::any::type_name::<T>()),
+        None => Error::decoding::<T>(error),
+    })
+}
+
+/// Serialises the handle of an object that the message then keeps alive.
+pub(crate) fn serialize_handle<S: serde::Serializer>(handle: Handle, serializer: S) -> Result<S::Ok, S::Error> {
+    note(handle).ok_or_else(|| serde::ser::Error::custom(OUTSIDE))?;
+    handle.to_bytes().serialize(serializer)
+}
+
+/// The same for something that is made of several objects.
+pub(crate) fn serialize_handles<S: serde::Serializer, const N: usize>(
+    handles: [Handle; N],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let mut tuple = serializer.serialize_tuple(N)?;
+    for handle in handles {
+        note(handle).ok_or_else(|| serde::ser::Error::custom(OUTSIDE))?;
+        tuple.serialize_element(&handle.to_bytes())?;
+    }
+    tuple.end()
+}
+
+/// Several handles as one serialisable value.
+pub(crate) struct Handles<const N: usize>(pub(crate) [Handle; N]);
+
+impl<const N: usize> Serialize for Handles<N> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serialize_handles(self.0, serializer)
+    }
+}
+
+/// Notes an object that the message refers to.
+pub(crate) fn note(handle: Handle) -> Option<()> {
+    SENDING.with_borrow_mut(|collectors| {
+        collectors.last_mut()?.handles.push(handle);
+        Some(())
+    })
+}
+
+/// Deserialises a handle and takes hold of its object with `open`.
+pub(crate) fn deserialize_handle<'de, D, T>(
+    deserializer: D,
+    open: impl FnOnce(Handle) -> Result<T, Gone>,
+) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    let bytes = <[u8; 16] as serde::Deserialize>::deserialize(deserializer)?;
+    if RECEIVING.with_borrow(Vec::is_empty) {
+        return Err(de::Error::custom(OUTSIDE));
+    }
+    open(Handle::from_bytes(bytes)).map_err(|gone| {
+        let text = de::Error::custom(gone);
+        trouble(Trouble::Gone(gone));
+        text
+    })
+}
+
+/// The same for something that is made of several objects.
+pub(crate) fn deserialize_handles<'de, D, T, const N: usize>(
+    deserializer: D,
+    open: impl FnOnce([Handle; N]) -> Result<T, Gone>,
+) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    struct Handles<const N: usize>;
+    impl<'de, const N: usize> Visitor<'de> for Handles<N> {
+        type Value = [Handle; N];
+
+        fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(out, "{N} handles")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<[Handle; N], A::Error> {
+            let mut handles = [Handle::from_bytes([0; 16]); N];
+            for (index, handle) in handles.iter_mut().enumerate() {
+                let bytes = sequence.next_element::<[u8; 16]>()?;
+                *handle = Handle::from_bytes(bytes.ok_or_else(|| de::Error::invalid_length(index, &self))?);
+            }
+            Ok(handles)
+        }
+    }
+    let handles = deserializer.deserialize_tuple(N, Handles::<N>)?;
+    if RECEIVING.with_borrow(Vec::is_empty) {
+        return Err(de::Error::custom(OUTSIDE));
+    }
+    open(handles).map_err(|gone| {
+        let text = de::Error::custom(gone);
+        trouble(Trouble::Gone(gone));
+        text
+    })
+}
+
+const OUTSIDE: &str = "a handle of procession (a lock, a queue, ...) can be serialised only within the arguments, \
+                       results and messages that procession itself carries to another process of the family";
+
+/// Puts large bytes beside the message; `None` when no message of ours is being made.
+pub(crate) fn put_aside(bytes: &Bytes) -> Option<u32> {
+    SENDING.with_borrow_mut(|collectors| {
+        let buffers = &mut collectors.last_mut()?.buffers;
+        buffers.push(bytes.clone());
+        u32::try_from(buffers.len()).ok()
+    })
+}
+
+/// The large bytes that [`put_aside`] gave this number.
+pub(crate) fn fetch(number: u32) -> Option<Block> {
+    let found = RECEIVING.with_borrow_mut(|stack| {
+        let index = usize::try_from(number).ok()?.checked_sub(1)?;
+        stack.last_mut()?.buffers.get_mut(index)?.take()
+    });
+    if found.is_none() {
+        trouble(Trouble::NoBuffer);
+    }
+    found
+}
+
+fn trouble(trouble: Trouble) {
+    RECEIVING.with_borrow_mut(|stack| {
+        if let Some(incoming) = stack.last_mut() {
+            incoming.trouble.get_or_insert(trouble);
+        }
+    });
+}
+
+/// `Serialize` and `Deserialize` for a type that is made of one object of the engine.
+macro_rules! travels {
+    ([$($generics:tt)*] $type:ty, $field:tt, $open:expr) => {
+        impl<$($generics)*> serde::Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                $crate::wire::serialize_handle(self.$field.handle(), serializer)
+            }
+        }
+        impl<'de, $($generics)*> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                $crate::wire::deserialize_handle(deserializer, $open)
+            }
+        }
+    };
+}
+pub(crate) use travels;

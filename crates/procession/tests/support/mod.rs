@@ -1,0 +1,101 @@
+//! What every test begins and ends with: a bound on its time, and a census of the processes that it leaves behind.
+
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// More than any test takes, on a slow machine.
+const BOUND: Duration = Duration::from_secs(60);
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// A test in progress. Dropped at its end, it looks for processes that are left.
+pub(crate) struct Watched {
+    over: Arc<AtomicBool>,
+    _turn: MutexGuard<'static, ()>,
+}
+
+/// Tests of one program run one after the other, so that each may count processes.
+pub(crate) fn watched() -> Watched {
+    let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let over = Arc::new(AtomicBool::new(false));
+    let test = std::thread::current().name().unwrap_or("test").to_owned();
+    let seen = Arc::clone(&over);
+    std::thread::spawn(move || {
+        let deadline = Instant::now() + BOUND;
+        while !seen.load(Ordering::Relaxed) {
+            if Instant::now() > deadline {
+                eprintln!("{test} did not end within {BOUND:?}");
+                std::process::abort();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+    Watched { over, _turn: turn }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        if !std::thread::panicking() {
+            let left = until(Duration::from_secs(3), || Some(relatives()).filter(Vec::is_empty)).err();
+            assert!(left.is_none(), "processes are left: {:?}", relatives());
+        }
+    }
+}
+
+/// Asks again and again until there is an answer.
+pub(crate) fn until<T>(limit: Duration, mut ask: impl FnMut() -> Option<T>) -> Result<T, ()> {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(answer) = ask() {
+            return Ok(answer);
+        }
+        if Instant::now() > deadline {
+            return Err(());
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// The running processes that share this one's memory, wherever they have gone: all but this one and fork servers.
+pub(crate) fn relatives() -> Vec<String> {
+    let Some(mine) = arena_of(std::process::id()) else { return Vec::new() };
+    let processes = fs::read_dir("/proc").expect("there is /proc");
+    processes
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
+        .filter(|&pid| pid != std::process::id() && arena_of(pid) == Some(mine))
+        .map(|pid| (pid, thread_names(pid)))
+        .filter(|(_, names)| !names.iter().any(|name| name == "fork server"))
+        .map(|(pid, names)| format!("{pid} {names:?}"))
+        .collect()
+}
+
+fn thread_names(pid: u32) -> Vec<String> {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    let names = threads.flatten().filter_map(|thread| fs::read_to_string(thread.path().join("comm")).ok());
+    names.map(|name| name.trim().to_owned()).collect()
+}
+
+fn arena_of(pid: u32) -> Option<u64> {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    descriptors.flatten().find_map(|entry| {
+        let link = fs::read_link(entry.path()).ok()?;
+        link.to_string_lossy()
+            .starts_with("/memfd:procession")
+            .then(|| fs::metadata(entry.path()).ok().map(|file| file.ino()))?
+    })
+}
+
+/// How many descriptors this process has open.
+pub(crate) fn descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").expect("there is /proc").count()
+}
+
+pub(crate) fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}

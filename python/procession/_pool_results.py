@@ -1,0 +1,383 @@
+"""What a pool gives for tasks: their results, to come."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from types import GenericAlias
+
+from . import _pool_worker
+from ._errors import ProcessError, TimeoutError, WorkerLost
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from ._pool_feeder import Feeder
+
+    Callback = Callable[[Any], object] | None
+
+__all__ = [
+    "ApplyResult",
+    "AsyncResult",
+    "IMapIterator",
+    "IMapUnorderedIterator",
+    "MapResult",
+    "PoolBroken",
+    "PoolTerminated",
+]
+
+# What a reply is; the extension module counts the same way.
+DONE = 0
+FAILED = 1
+LOST = 2
+BROKEN = 3
+TERMINATED = 4
+LOCAL = 5
+
+# What a task is: the call of a function, or of one for each item of a chunk.
+CALL = 0
+ITEM = 1
+STAR_ITEM = 2
+CHUNK = 3
+STAR_CHUNK = 4
+
+#: How many replies are taken in at once.
+BATCH = 512
+
+
+class PoolBroken(ProcessError):
+    """The pool can't go on: no worker can be started. The cause says why, where it is known."""
+
+
+class PoolTerminated(ProcessError):
+    """The pool was terminated before the task was done."""
+
+
+def exception_of(status: int, value: Any, function: object, part: str, pool: Any) -> BaseException:
+    """Return what to raise for a task that has no result.
+
+    Args:
+        status: what the reply is.
+        value: what came with it.
+        function: what the task ran.
+        part: which of its tasks it was, for people; may be empty.
+        pool: the pool it was submitted to.
+    """
+    if status == FAILED:
+        return _pool_worker.rebuilt(value) if isinstance(value, bytes) else value
+    if status == LOST:
+        pid, exitcode, text = value
+        if exitcode is None and pool is not None:
+            exitcode = pool._exitcode_of(pid)
+            if exitcode is not None:
+                text = _ended(pid, exitcode)
+        name = _pool_worker.described(function)
+        return WorkerLost(
+            f"{text} while it ran {name}{part}: the task is lost, the worker is replaced, and the pool works on",
+            pid=pid,
+            exitcode=exitcode,
+            task=f"{name}{part}",
+        )
+    if status == BROKEN:
+        text, message = value
+        broken = PoolBroken(text)
+        if message is not None:
+            broken.__cause__ = _pool_worker.rebuilt(message)
+        return broken
+    if status == TERMINATED:
+        return PoolTerminated(f"the pool was terminated before {_pool_worker.described(function)}{part} was done")
+    error: BaseException = value
+    return error
+
+
+def _ended(pid: int, exitcode: int) -> str:
+    import signal
+
+    if exitcode >= 0:
+        return f"worker {pid} exited with code {exitcode}"
+    try:
+        return f"worker {pid} was killed by {signal.Signals(-exitcode).name}"
+    except ValueError:
+        return f"worker {pid} was killed by signal {-exitcode}"
+
+
+def _part(index: int, size: int) -> str:
+    return f" (item {index})" if size == 1 else f" (items {index * size} to {(index + 1) * size - 1})"
+
+
+def _acquire(lock: threading.Lock, timeout: float | None) -> bool:
+    if timeout is None:
+        return lock.acquire()
+    return lock.acquire(True, min(timeout, threading.TIMEOUT_MAX)) if timeout > 0 else lock.acquire(False)
+
+
+class _Clock:
+    """What is left of a time-out."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+
+    def left(self) -> float | None:
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+
+class ApplyResult:
+    """The result of one call, to come."""
+
+    #: Set when callbacks are to run before anybody sees the result.
+    _reported: threading.Event | None = None
+    _callback: Callback = None
+    _error_callback: Callback = None
+
+    def __init__(self, pool: Any, job: Any, function: object) -> None:
+        # Keeps the pool, which ends its workers when it is collected.
+        self._pool = pool
+        self._job = job
+        self._function = function
+        self._done = False
+        self._success = False
+        self._value: Any = None
+
+    def ready(self) -> bool:
+        """Return whether the call has completed."""
+        return self._done or self._receive(0)
+
+    def successful(self) -> bool:
+        """Return whether the call completed without raising an exception.
+
+        Raises:
+            ValueError: if it has not completed yet.
+        """
+        if not self.ready():
+            raise ValueError(f"{self!r} not ready: wait() for it first")
+        return self._success
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until the result is there, for `timeout` seconds at most."""
+        if not self._done:
+            self._receive(timeout)
+
+    def get(self, timeout: float | None = None) -> Any:
+        """Return the result when it arrives, or raise what the call has raised.
+
+        Raises:
+            TimeoutError: if it doesn't arrive within `timeout` seconds.
+            WorkerLost: if the worker died that ran the call.
+        """
+        if not self._done and not self._receive(timeout):
+            raise TimeoutError(f"no result within {timeout} seconds")
+        if self._success:
+            return self._value
+        try:
+            raise self._value
+        finally:
+            # The exception's traceback holds this frame.
+            del self
+
+    __class_getitem__ = classmethod(GenericAlias)
+
+    def _receive(self, timeout: float | None) -> bool:
+        """Wait for the outcome; return whether it is there."""
+        if self._reported is not None:
+            return self._reported.wait(timeout)
+        if not self._collect(timeout):
+            return self._done
+        self._finish()
+        return True
+
+    def _collect(self, timeout: float | None) -> bool:
+        """Set success and value."""
+        job = self._job
+        if job is None:
+            return False
+        outcome = job.only(timeout)
+        if outcome is None:
+            return False
+        status, value = outcome
+        if status == DONE:
+            self._value = value
+            self._success = True
+        else:
+            self._value = exception_of(status, value, self._function, "", self._pool)
+        return True
+
+    def _finish(self) -> None:
+        self._done = True
+        self._pool = self._job = self._function = None
+
+    def _report(self) -> None:
+        """Run the callback, in the pool's thread for that, now that all replies are there."""
+        try:
+            if self._collect(None):
+                callback = self._callback if self._success else self._error_callback
+                if callback is not None:
+                    callback(self._value)
+        finally:
+            self._give_up_reporting()
+
+    def _give_up_reporting(self) -> None:
+        """Let those go on who wait for the callback."""
+        self._callback = self._error_callback = None
+        if not self._done:
+            self._collect(0)
+            self._finish()
+        if self._reported is not None:
+            self._reported.set()
+
+
+AsyncResult = ApplyResult
+
+
+class MapResult(ApplyResult):
+    """The results of a map, to come."""
+
+    def __init__(self, pool: Any, feeder: Feeder, function: object, length: int, chunksize: int) -> None:
+        super().__init__(pool, feeder.job, function)
+        self._feeder: Feeder | None = feeder
+        self._chunksize = chunksize
+        self._collecting = threading.Lock()
+        self._results: list[Any] = [None] * length
+        self._error: BaseException | None = None
+
+    def _collect(self, timeout: float | None) -> bool:
+        clock = _Clock(timeout)
+        # One thread at a time takes the replies in.
+        if not _acquire(self._collecting, timeout):
+            return False
+        try:
+            job, feeder = self._job, self._feeder
+            if feeder is None:
+                return False
+            while True:
+                feeder.feed()
+                batch = job.take(clock.left(), BATCH)
+                if batch is None:
+                    break
+                if not batch and clock.left() == 0:
+                    return False
+                self._store(batch)
+            error = self._error or feeder.error
+            self._success = error is None
+            self._value = self._results if error is None else error
+            del self._results
+            self._error = self._feeder = None
+            return True
+        finally:
+            self._collecting.release()
+
+    def _store(self, batch: list[tuple[int, int, Any]]) -> None:
+        results, size = self._results, self._chunksize
+        for index, status, value in batch:
+            if status != DONE:
+                # The first to come is raised, when all are done.
+                if self._error is None:
+                    self._error = exception_of(status, value, self._function, _part(index, size), self._pool)
+            elif size == 1:
+                results[index] = value
+            else:
+                results[index * size : (index + 1) * size] = value
+
+
+class IMapIterator:
+    """The results of an imap, in the order of the items, as they come."""
+
+    _ordered = True
+
+    def __init__(self, pool: Any, feeder: Feeder, function: object, chunksize: int) -> None:
+        self._pool = pool
+        self._feeder = feeder
+        self._job = feeder.job
+        self._function = function
+        self._chunksize = chunksize
+        self._items: deque[tuple[bool, Any]] = deque()
+        self._early: dict[int, tuple[int, Any]] = {}
+        self._next_index = 0
+        self._taken = 0
+        self._waiting = threading.Lock()
+
+    def __del__(self) -> None:
+        feeder = getattr(self, "_feeder", None)
+        if feeder is not None and not feeder.over:
+            feeder.consumer_left()
+
+    def __iter__(self) -> IMapIterator:
+        return self
+
+    def next(self, timeout: float | None = None) -> Any:
+        """Return the next result.
+
+        Raises:
+            TimeoutError: if it doesn't arrive within `timeout` seconds.
+            StopIteration: after the last one.
+        """
+        try:
+            success, value = self._items.popleft()
+        except IndexError:
+            success, value = self._wait(timeout)
+        if success:
+            return value
+        try:
+            raise value
+        finally:
+            del self, value
+
+    __next__ = next
+
+    def _wait(self, timeout: float | None) -> tuple[bool, Any]:
+        clock = _Clock(timeout)
+        if not _acquire(self._waiting, timeout):
+            raise TimeoutError(f"no result within {timeout} seconds")
+        try:
+            self._feeder.consumed(self._taken)
+            while not self._items:
+                if self._job is None:
+                    raise StopIteration
+                self._feeder.feed()
+                batch = self._job.take(clock.left(), BATCH)
+                if batch is None:
+                    self._job = self._pool = None
+                    if self._feeder.error is not None:
+                        self._items.append((False, self._feeder.error))
+                elif batch:
+                    self._taken += len(batch)
+                    self._sort_in(batch)
+                elif clock.left() == 0:
+                    raise TimeoutError(f"no result within {timeout} seconds")
+            return self._items.popleft()
+        finally:
+            self._waiting.release()
+
+    def _sort_in(self, batch: list[tuple[int, int, Any]]) -> None:
+        if not self._ordered:
+            for index, status, value in batch:
+                self._give(index, status, value)
+            return
+        early = self._early
+        for index, status, value in batch:
+            if index != self._next_index:
+                early[index] = (status, value)
+                continue
+            self._give(index, status, value)
+            self._next_index += 1
+            while early and self._next_index in early:
+                self._give(self._next_index, *early.pop(self._next_index))
+                self._next_index += 1
+
+    def _give(self, index: int, status: int, value: Any) -> None:
+        size = self._chunksize
+        if status != DONE:
+            part = _part(index, size)
+            self._items.append((False, exception_of(status, value, self._function, part, self._pool)))
+        elif size == 1:
+            self._items.append((True, value))
+        else:
+            self._items.extend([(True, item) for item in value])
+
+
+class IMapUnorderedIterator(IMapIterator):
+    """The results of an imap_unordered, in the order in which they come."""
+
+    _ordered = False

@@ -1,0 +1,238 @@
+"""The tracker of named shared memory: unlinks what a program leaves behind.
+
+Only what has a name in the file system needs it: `shared_memory.SharedMemory`. All else of
+this package lives in the arena and goes with the last process. The tracker is a process of
+its own, started by the first name that is registered; it outlives the programs that hold the
+other end of its pipe, however they end, and then cleans up.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import threading
+import warnings
+
+from . import process, spawn, util
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
+__all__ = ["ensure_running", "register", "unregister"]
+
+#: A message must reach the tracker in one piece: this much every pipe guarantees.
+_LONGEST = 512
+_IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def _unlink_shared_memory(name: str) -> None:
+    from _posixshmem import shm_unlink
+
+    shm_unlink(name)
+
+
+def _cleanup_noop(name: str) -> None:
+    """Do nothing: for names that only test the tracker."""
+    raise RuntimeError("noop should never be registered or cleaned up")
+
+
+#: How to clean up a name, by the type of the resource.
+_CLEANUP_FUNCS: dict[str, Callable[[str], object]] = {
+    "noop": _cleanup_noop,
+    "dummy": lambda name: None,
+    "shared_memory": _unlink_shared_memory,
+}
+
+
+class ResourceTracker:
+    """The tracker as the programs see it: a pipe to its process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._fd: int | None = None
+        self._pid: int | None = None
+        self._exitcode: int | None = None
+
+    def getfd(self) -> int:
+        """Return the descriptor of the pipe, starting the tracker if need be."""
+        self.ensure_running()
+        assert self._fd is not None
+        return self._fd
+
+    def inheritable_fd(self) -> int | None:
+        """Return the descriptor that a child must have to use the same tracker, if any."""
+        return self._fd
+
+    def inherit(self, fd: int | None) -> None:
+        """Use the tracker of the parent."""
+        if fd is not None:
+            os.set_inheritable(fd, False)
+        self._fd, self._pid = fd, None
+
+    def ensure_running(self) -> None:
+        """Start the tracker, unless it runs. One that has died is replaced, with a warning."""
+        with self._lock:
+            if self._fd is not None:
+                if self._check_alive():
+                    return
+                self._collect()
+                warnings.warn(
+                    "resource_tracker: process died unexpectedly, relaunching.  Some resources might leak.",
+                    stacklevel=2,
+                )
+            self._start()
+
+    def register(self, name: str, rtype: str) -> None:
+        """Have a name cleaned up if the program doesn't do it itself."""
+        self._send("REGISTER", name, rtype)
+
+    def unregister(self, name: str, rtype: str) -> None:
+        """Say that a name has been cleaned up."""
+        self._send("UNREGISTER", name, rtype)
+
+    def _check_alive(self) -> bool:
+        assert self._fd is not None
+        try:
+            os.write(self._fd, b"PROBE:0:noop\n")
+        except OSError:
+            return False
+        return True
+
+    def _send(self, command: str, name: str, rtype: str) -> None:
+        message = f"{command}:{name}:{rtype}\n".encode("ascii")
+        if len(message) > _LONGEST:
+            raise ValueError(f"name too long to be tracked: {len(name)} characters")
+        self.ensure_running()
+        assert self._fd is not None
+        os.write(self._fd, message)
+
+    def _start(self) -> None:
+        reader, writer = os.pipe()
+        passed = [reader]
+        # What a child leaves behind may still be used by its parent.
+        parent = process.parent_process()
+        waits_for = None if parent is None else parent.sentinel
+        if waits_for is not None:
+            passed.append(waits_for)
+        command = spawn.interpreter_command(f"from {__name__} import main; main({reader}, {waits_for})")
+        try:
+            # It ignores them, but not from its very first line.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED_SIGNALS)
+            try:
+                pid = util.spawnv_passfds(spawn.executable_path(), command, passed)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        except BaseException:
+            os.close(writer)
+            raise
+        finally:
+            os.close(reader)
+        self._fd, self._pid = writer, pid
+
+    def _collect(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+        if self._pid is not None:
+            try:
+                status = os.waitpid(self._pid, 0)[1]
+                self._exitcode = os.waitstatus_to_exitcode(status)
+            except ChildProcessError:
+                self._exitcode = None
+        self._fd = self._pid = None
+
+    def _stop(self) -> None:
+        """Close the pipe, and wait until the tracker has cleaned up."""
+        with self._lock:
+            if self._fd is not None and self._pid is not None:
+                self._collect()
+
+    def _after_fork(self) -> None:
+        # The tracker is our parent's child, and ours to use.
+        self._lock = threading.RLock()
+        self._pid = None
+
+
+_resource_tracker = ResourceTracker()
+ensure_running = _resource_tracker.ensure_running
+register = _resource_tracker.register
+unregister = _resource_tracker.unregister
+getfd = _resource_tracker.getfd
+os.register_at_fork(after_in_child=_resource_tracker._after_fork)
+
+
+# In the tracker.
+
+
+def main(fd: int, waits_for: int | None = None) -> NoReturn:
+    """Be the tracker: keep the books until nobody holds the pipe, then clean up.
+
+    Args:
+        fd: the reading end of the pipe.
+        waits_for: a pidfd of a process whose end is awaited besides.
+    """
+    spawn.forget_finder()
+    for number in _IGNORED_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED_SIGNALS)
+    # Who reads the program's output to its end shouldn't have to wait for us.
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 0)
+    os.dup2(nowhere, 1)
+    kept: dict[str, set[str]] = {rtype: set() for rtype in _CLEANUP_FUNCS}
+    code = 0
+    with open(fd, "rb") as pipe:
+        for line in pipe:
+            if not _note(line, kept):
+                code = 3
+    if waits_for is not None:
+        select.select([waits_for], [], [])
+        _forget_the_cleaned(kept)
+    for rtype, names in kept.items():
+        if names:
+            code = code or 1
+            _clean(rtype, sorted(names))
+    sys.exit(code)
+
+
+def _note(line: bytes, kept: dict[str, set[str]]) -> bool:
+    """Take down one message; return whether it made sense."""
+    try:
+        command, name, rtype = line.strip().decode("ascii").split(":")
+        if command == "REGISTER":
+            kept[rtype].add(name)
+        elif command == "UNREGISTER":
+            kept[rtype].remove(name)
+        elif command != "PROBE":
+            raise RuntimeError(f"unrecognized command {command!r}")
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        return False
+    return True
+
+
+def _forget_the_cleaned(kept: dict[str, set[str]]) -> None:
+    """Strike out what another process has unlinked meanwhile: it told its own tracker."""
+    names = kept["shared_memory"]
+    for name in list(names):
+        if not os.path.exists(f"/dev/shm/{name.lstrip('/')}"):
+            names.remove(name)
+
+
+def _clean(rtype: str, names: list[str]) -> None:
+    _warn(
+        f"resource_tracker: There appear to be {len(names)} leaked {rtype} objects "
+        f"to clean up at shutdown: {', '.join(names)}"
+    )
+    for name in names:
+        try:
+            _CLEANUP_FUNCS[rtype](name)
+        except Exception as error:
+            _warn(f"resource_tracker: {name!r}: {error}")
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, UserWarning, stacklevel=1)

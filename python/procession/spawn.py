@@ -1,0 +1,363 @@
+"""The fresh interpreter of a child: its command line, its preparation, its main module."""
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+
+from . import _beside, _procession, context, process, util
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+__all__ = [
+    "freeze_support",
+    "get_command_line",
+    "get_executable",
+    "get_preparation_data",
+    "import_main_path",
+    "is_forking",
+    "set_executable",
+    "spawn_main",
+]
+
+#: What marks a command line as a child's.
+MARK = "--multiprocessing-fork"
+
+_python_exe: str | bytes | None = None
+
+
+def set_executable(exe: str | bytes | os.PathLike[Any] | None) -> None:
+    """Start children with this interpreter."""
+    global _python_exe
+    _python_exe = None if exe is None else os.fspath(exe)
+
+
+def get_executable() -> str | bytes | None:
+    """Return the interpreter that children are started with."""
+    return _python_exe
+
+
+def executable_path() -> str | bytes:
+    """Return the interpreter for children.
+
+    Raises:
+        RuntimeError: if there is none, as in an embedded Python.
+    """
+    if not _python_exe:
+        raise RuntimeError(
+            "sys.executable is not set: say which Python children start with, by procession.set_executable()"
+        )
+    return _python_exe
+
+
+set_executable(sys.executable)
+
+
+# The command line.
+
+
+def is_forking(argv: list[str]) -> bool:
+    """Return whether this command line is that of a child of a frozen executable."""
+    return len(argv) >= 2 and argv[1] == MARK
+
+
+def freeze_support() -> None:
+    """Run as a child if this command line says so, and then exit."""
+    if not is_forking(sys.argv):
+        return
+    options: dict[str, Any] = {}
+    for arg in sys.argv[2:]:
+        name, value = arg.split("=", 1)
+        options[name] = value if name in ("prep", "task") else _number(value)
+    spawn_main(**options)
+
+
+def _number(text: str) -> int | None:
+    return None if text == "None" else int(text)
+
+
+def get_command_line(**options: Any) -> list[str | bytes]:
+    """Return the command that starts a child with these arguments to `spawn_main`."""
+    if getattr(sys, "frozen", False):
+        return [sys.executable, MARK, *(f"{k}={v}" for k, v in options.items())]
+    arguments = ", ".join(f"{k}={v!r}" for k, v in options.items())
+    return interpreter_command(f"from {__name__} import spawn_main; spawn_main({arguments})")
+
+
+def interpreter_command(program: str) -> list[str | bytes]:
+    """Return the command that runs a line of Python with this package at hand."""
+    return [
+        executable_path(),
+        *util._args_from_interpreter_flags(),
+        "-c",
+        f"{_find_package()}; {program}",
+        MARK,
+    ]
+
+
+def _find_package() -> str:
+    """Return a line of Python that makes a fresh interpreter find this very package.
+
+    Where it lies may be known to the parent's sys.path alone, and putting that place on the
+    child's could hide something else. So a finder for this one name.
+    """
+    package = __package__ or ""
+    place = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return (
+        "import sys; from importlib.machinery import PathFinder; "
+        f"sys.meta_path.insert(0, type({package!r}, (), {{'find_spec': staticmethod("
+        f"lambda name, path=None, target=None: PathFinder.find_spec(name, [{place!r}]) "
+        f"if name == {package!r} else None)}}))"
+    )
+
+
+def forget_finder() -> None:
+    """Take the finder of `_find_package` away again: it has done its work."""
+    sys.meta_path[:] = [f for f in sys.meta_path if getattr(f, "__name__", "") != __package__]
+
+
+def spawn_main(arena: int, seat: int, prep: str, task: str, parent: int, tracker: int | None = None) -> NoReturn:
+    """Be the child: join the family, find the task in the arena, run it, exit."""
+    from . import _bootstrap, popen_fork, resource_tracker
+
+    forget_finder()
+    _procession.join_family(arena, seat)
+    code = 1
+    try:
+        parent_sentinel = popen_fork.pidfd_of_parent(parent)
+        resource_tracker._resource_tracker.inherit(tracker)
+        code = _main(prep, task, parent_sentinel)
+    except SystemExit as exit:
+        code = _bootstrap._exit_status(exit)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        util._flush_std_streams()
+    finally:
+        _bootstrap.end(code, seat)
+
+
+def _main(prep: str, task: str, parent_sentinel: int) -> int:
+    from . import reduction  # noqa: F401  (it registers the pickler)
+
+    child = process.current_process()
+    child._inheriting = True  # type: ignore[attr-defined]
+    try:
+        data = _procession.unpack(bytes.fromhex(prep))
+        prepare(data)
+        obj: process.BaseProcess = _procession.unpack(bytes.fromhex(task))
+    finally:
+        del child._inheriting  # type: ignore[attr-defined]
+    return obj._bootstrap(parent_sentinel)
+
+
+def _check_not_importing_main() -> None:
+    if getattr(process.current_process(), "_inheriting", False):
+        raise RuntimeError(
+            """
+        A process was to be started before this one has finished its bootstrapping phase.
+
+        With the start methods spawn and forkserver a child imports the main module. What
+        that module does at its top level happens again in each child, and it seems to
+        start processes there. Start them in the main program only:
+
+            if __name__ == "__main__":
+                freeze_support()
+                ...
+
+        freeze_support() is needed only by a program that is frozen into an executable.
+        """
+        )
+
+
+# What a child is told before it gets its task.
+
+
+def get_preparation_data(name: str) -> dict[str, Any]:
+    """Return what a child must know before it can unpickle its process object.
+
+    Raises:
+        RuntimeError: if this process is itself a child still importing its main module.
+    """
+    _check_not_importing_main()
+    current = process.current_process()
+    data: dict[str, Any] = {
+        "name": name,
+        "authkey": bytes(current.authkey),
+        "log_to_stderr": util._log_to_stderr,
+        "sys_path": [process.ORIGINAL_DIR if p == "" and process.ORIGINAL_DIR else p for p in sys.path],
+        "sys_argv": sys.argv,
+        "orig_dir": process.ORIGINAL_DIR,
+        "dir": _working_directory(),
+        "start_method": context._default_context.get_start_method(),
+        "installed": "procession" if _beside.installed() else None,
+        "standard_key": _beside.secret(),
+    }
+    if util._logger is not None:
+        data["log_level"] = util._logger.getEffectiveLevel()
+    main = sys.modules.get("__main__")
+    main_name = getattr(getattr(main, "__spec__", None), "name", None)
+    main_path = getattr(main, "__file__", None)
+    if main_name is not None:
+        data["init_main_from_name"] = main_name
+    elif main_path is not None:
+        if not os.path.isabs(main_path) and process.ORIGINAL_DIR is not None:
+            main_path = os.path.join(process.ORIGINAL_DIR, main_path)
+        if os.path.exists(main_path):
+            data["init_main_from_path"] = os.path.normpath(main_path)
+    return data
+
+
+def _working_directory() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:
+        return None  # removed under our feet
+
+
+def surroundings() -> dict[str, Any]:
+    """Return what a child inherits from its parent, for one whose parent is the fork server."""
+    umask = None
+    with open("/proc/self/status", "rb") as status:
+        for line in status:
+            if line.startswith(b"Umask:"):
+                umask = int(line.split()[1], 8)
+                break
+    return {
+        "environ": dict(os.environb),
+        "umask": umask,
+        "affinity": os.sched_getaffinity(0),
+    }
+
+
+def _adopt_environment(wanted: dict[bytes, bytes]) -> None:
+    for name in [name for name in os.environb if name not in wanted]:
+        del os.environb[name]
+    for name, value in wanted.items():
+        if os.environb.get(name) != value:
+            os.environb[name] = value
+
+
+def prepare(data: dict[str, Any]) -> None:
+    """Get this process ready to unpickle its process object."""
+    current = process.current_process()
+    if "name" in data:
+        current.name = data["name"]
+    if "authkey" in data:
+        current.authkey = data["authkey"]
+    if data.get("installed"):
+        from ._install import install
+
+        install()
+    if data.get("log_to_stderr"):
+        util.log_to_stderr()
+    if "log_level" in data:
+        util.get_logger().setLevel(data["log_level"])
+    if "sys_path" in data:
+        sys.path = data["sys_path"]
+    if "sys_argv" in data:
+        sys.argv = data["sys_argv"]
+    if data.get("dir") is not None:
+        try:
+            os.chdir(data["dir"])
+        except OSError as error:
+            util.debug("cannot enter the parent's directory: %s", error)
+    if data.get("environ") is not None:
+        _adopt_environment(data["environ"])
+    if data.get("umask") is not None:
+        os.umask(data["umask"])
+    if data.get("affinity") is not None and data["affinity"] != os.sched_getaffinity(0):
+        os.sched_setaffinity(0, data["affinity"])
+    if "orig_dir" in data:
+        process.ORIGINAL_DIR = data["orig_dir"]
+    if "start_method" in data:
+        context._force_start_method(data["start_method"])
+    if data.get("standard_key") is not None:
+        from . import _bootstrap
+
+        _bootstrap._standard_key = data["standard_key"]
+    if "init_main_from_name" in data:
+        _fixup_main_from_name(data["init_main_from_name"])
+    elif "init_main_from_path" in data:
+        _fixup_main_from_path(data["init_main_from_path"])
+
+
+# The main module, which a child imports under the name __mp_main__.
+
+#: Keeps the modules that were __main__ before alive: their functions are still in use.
+old_main_modules: list[types.ModuleType] = []
+
+
+def _fixup_main_from_name(mod_name: str) -> None:
+    """Import what the parent ran as `python -m mod_name`."""
+    # The __main__ of a package or a zip file has the guard by its name already.
+    if mod_name == "__main__" or mod_name.endswith(".__main__"):
+        return
+    main = sys.modules["__main__"]
+    if getattr(getattr(main, "__spec__", None), "name", None) == mod_name:
+        return  # preloaded by the fork server, or forked
+    import importlib.util
+
+    spec = importlib.util.find_spec(mod_name)
+    loader: Any = spec.loader if spec is not None else None
+    if spec is None or not hasattr(loader, "get_code"):
+        raise ImportError(f"can't find the main module {mod_name!r} again", name=mod_name)
+    module = types.ModuleType("__mp_main__")
+    module.__dict__.update(
+        __file__=spec.origin,
+        __cached__=spec.cached,
+        __loader__=loader,
+        __package__=spec.parent,
+        __spec__=spec,
+    )
+    _run_as_main(module, loader.get_code(mod_name))
+
+
+def _fixup_main_from_path(main_path: str) -> None:
+    """Import what the parent ran as `python main_path`."""
+    # Launchers of IPython come without the guard.
+    if os.path.splitext(os.path.basename(main_path))[0] == "ipython":
+        return
+    main = sys.modules["__main__"]
+    if getattr(main, "__file__", None) == main_path:
+        return  # preloaded by the fork server, or forked
+    module = types.ModuleType("__mp_main__")
+    module.__dict__.update(__file__=main_path, __cached__=None, __package__="", __spec__=None)
+    _run_as_main(module, read_code(main_path))
+
+
+def import_main_path(main_path: str) -> None:
+    """Import the script at this path as a child's main module."""
+    _fixup_main_from_path(main_path)
+
+
+def read_code(path: str) -> types.CodeType:
+    """Return the code of a script, in source or compiled form."""
+    with open(path, "rb") as file:
+        source = file.read()
+    from importlib.util import MAGIC_NUMBER
+
+    if source.startswith(MAGIC_NUMBER):
+        import marshal
+
+        compiled: types.CodeType = marshal.loads(source[16:])
+        return compiled
+    return compile(source, path, "exec", dont_inherit=True)
+
+
+def _run_as_main(module: types.ModuleType, code: types.CodeType) -> None:
+    module.__dict__["__builtins__"] = sys.modules["builtins"]
+    before = sys.modules["__main__"]
+    # In place while it runs: it may look for itself, and its classes be pickled.
+    sys.modules["__main__"] = sys.modules["__mp_main__"] = module
+    try:
+        exec(code, module.__dict__)
+    except BaseException:
+        sys.modules["__main__"] = before
+        del sys.modules["__mp_main__"]
+        raise
+    old_main_modules.append(before)

@@ -1,0 +1,62 @@
+"""The package as it is installed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+
+import pytest
+
+import procession
+from conftest import Programs
+
+# Uses whatever the five seed programs use, and then asks who was imported.
+INDEPENDENT = """
+import sys
+
+import procession
+
+
+def task(lock, rlock, queue, connection):
+    with lock, rlock:
+        queue.put("multiprocessing" in sys.modules)
+        connection.send("multiprocessing" in sys.modules)
+
+
+if __name__ == "__main__":
+    procession.set_start_method(sys.argv[1])
+    receiver, sender = procession.Pipe(duplex=False)
+    queue = procession.Queue()
+    child = procession.Process(target=task, args=(procession.Lock(), procession.RLock(), queue, sender))
+    child.start()
+    found = [queue.get(), receiver.recv()]
+    child.join()
+    with procession.Pool(1) as pool:
+        found.append(pool.apply(eval, ["'multiprocessing' in __import__('sys').modules"]))
+    found.append("multiprocessing" in sys.modules)
+    print(found)
+"""
+
+
+def test_is_independent_of_the_standard_library(start_method: str, run_program: Programs) -> None:
+    outcome = run_program(INDEPENDENT.lstrip(), start_method).check()
+    assert outcome.out == "[False, False, False, False]\n"
+    assert outcome.err == ""
+
+
+def test_says_its_version() -> None:
+    manifest = (Path(__file__).parent.parent / "Cargo.toml").read_text(encoding="utf-8")
+    assert f'\nversion = "{importlib.metadata.version("procession")}"\n' in manifest
+
+
+@pytest.mark.parametrize("name", ["py.typed", "_procession.pyi"])
+def test_is_typed(name: str) -> None:
+    assert (Path(procession.__file__).parent / name).is_file()
+
+
+def test_one_wheel_serves_all_versions() -> None:
+    """The extension is built for the stable ABI."""
+    import procession._procession
+
+    assert procession._procession.__file__ is not None
+    assert procession._procession.__file__.endswith(".abi3.so")
