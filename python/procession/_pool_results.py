@@ -82,14 +82,17 @@ def exception_of(status: int, value: Any, function: object, part: str, pool: Any
             task=f"{name}{part}",
         )
     if status == BROKEN:
-        text, message = value
-        broken = PoolBroken(text)
-        if message is not None:
-            broken.__cause__ = _pool_worker.rebuilt(message)
-        return broken
+        return broken(*value)
     if status == TERMINATED:
         return PoolTerminated(f"the pool was terminated before {_pool_worker.described(function)}{part} was done")
     error: BaseException = value
+    return error
+
+
+def broken(text: str, cause: bytes | BaseException | None) -> PoolBroken:
+    """Return the error of a broken pool."""
+    error = PoolBroken(text)
+    error.__cause__ = _pool_worker.rebuilt(cause) if isinstance(cause, bytes) else cause
     return error
 
 

@@ -128,7 +128,7 @@ def failed(error: BaseException, function: object) -> bytes:
     """Return the message that tells what a task has raised."""
     text = _format(error, error.__traceback__)
     if isinstance(error, (SystemExit, KeyboardInterrupt, GeneratorExit)):
-        error = _exit_of(error, function)
+        error = exit_of(error, function)
     return _message(error, text)
 
 
@@ -175,7 +175,8 @@ def rebuilt(message: bytes) -> BaseException:
     return error
 
 
-def _exit_of(error: BaseException, function: object) -> TaskExit:
+def exit_of(error: BaseException, function: object) -> TaskExit:
+    """Return what is raised for an exception that would end the program."""
     code = None
     what = f"raised {type(error).__name__}"
     if isinstance(error, SystemExit):

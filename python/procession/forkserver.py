@@ -260,6 +260,7 @@ def get_inherited_fds() -> list[int]:
 def main(arena: int, seat: int, listen: int, control: int, alive: int, data: str) -> NoReturn:
     """Be the server: import what is to be preloaded, then fork on request until the end."""
     spawn.forget_finder()
+    spawn.close_others([arena, listen, control, alive])
     _procession.join_family(arena, seat)
     try:
         _serve(socket.socket(fileno=listen), socket.socket(fileno=control), alive, bytes.fromhex(data))

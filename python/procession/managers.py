@@ -461,6 +461,16 @@ class SharedMemoryManager(BaseManager):
 
     _Server = SharedMemoryServer
 
+    def start(
+        self, initializer: Callable[..., object] | None = None, initargs: Iterable[Any] = ()
+    ) -> None:
+        """Start the server in a process of its own; see ``BaseManager.start``."""
+        from . import resource_tracker
+
+        # Before the server is there, which is to tell the same tracker what it has removed.
+        resource_tracker.ensure_running()
+        super().start(initializer, initargs)
+
     def SharedMemory(self, size: int) -> shared_memory.SharedMemory:
         """A new block of at least ``size`` bytes.
 

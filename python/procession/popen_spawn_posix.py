@@ -72,19 +72,18 @@ class Popen(popen_fork.Popen):
         tracker = resource_tracker._resource_tracker.inheritable_fd()
         if tracker is not None:
             self._fds.append(tracker)
+        arena = _procession.arena_fd()
+        fds = sorted({arena, *self._fds})
         command = spawn.get_command_line(
-            arena=_procession.arena_fd(),
+            arena=arena,
             seat=self._seat,
             prep=prep.handle.hex(),
             task=task.handle.hex(),
             parent=os.getpid(),
             tracker=tracker,
+            fds=fds,
         )
-        pid, pidfd = _procession.spawn(
-            spawn.executable_path(),
-            command[1:],
-            sorted({_procession.arena_fd(), *self._fds}),
-        )
+        pid, pidfd = _procession.spawn(spawn.executable_path(), command[1:], fds)
         self._started(pid, pidfd)
 
 

@@ -68,15 +68,13 @@ def freeze_support() -> None:
     """Run as a child if this command line says so, and then exit."""
     if not is_forking(sys.argv):
         return
+    import ast
+
     options: dict[str, Any] = {}
     for arg in sys.argv[2:]:
         name, value = arg.split("=", 1)
-        options[name] = value if name in ("prep", "task") else _number(value)
+        options[name] = value if name in ("prep", "task") else ast.literal_eval(value)
     spawn_main(**options)
-
-
-def _number(text: str) -> int | None:
-    return None if text == "None" else int(text)
 
 
 def get_command_line(**options: Any) -> list[str | bytes]:
@@ -119,11 +117,24 @@ def forget_finder() -> None:
     sys.meta_path[:] = [f for f in sys.meta_path if getattr(f, "__name__", "") != __package__]
 
 
-def spawn_main(arena: int, seat: int, prep: str, task: str, parent: int, tracker: int | None = None) -> NoReturn:
-    """Be the child: join the family, find the task in the arena, run it, exit."""
+def spawn_main(
+    arena: int, seat: int, prep: str, task: str, parent: int, tracker: int | None, fds: list[int]
+) -> NoReturn:
+    """Be the child: join the family, find the task in the arena, run it, exit.
+
+    Args:
+        arena: the descriptor of the family's memory.
+        seat: our place in the family.
+        prep: the handle of the preparation data.
+        task: the handle of the process object.
+        parent: the pid of our parent.
+        tracker: the descriptor of the resource tracker's pipe, if it runs.
+        fds: all descriptors that were given to us.
+    """
     from . import _bootstrap, popen_fork, resource_tracker
 
     forget_finder()
+    close_others(fds)
     _procession.join_family(arena, seat)
     code = 1
     try:
@@ -139,6 +150,16 @@ def spawn_main(arena: int, seat: int, prep: str, task: str, parent: int, tracker
         util._flush_std_streams()
     finally:
         _bootstrap.end(code, seat)
+
+
+def close_others(given: list[int]) -> None:
+    """Close what the parent's parent left open for every program that is started."""
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        try:
+            if fd > 2 and fd not in given and os.get_inheritable(fd):
+                os.close(fd)
+        except OSError:
+            pass  # of the directory that we have just read
 
 
 def _main(prep: str, task: str, parent_sentinel: int) -> int:

@@ -11,7 +11,7 @@
 //! | -3 | tag (4), length (8), the bytes | a small message with a tag, likewise |
 //!
 //! What is large goes into the arena and only its handle through the descriptor. The zeros that
-//! follow stand for its size: one for each [`WEIGHT`] bytes, so that a sender who is ahead of the
+//! follow stand for its size: one for each 64 bytes, so that a sender who is ahead of the
 //! receiver has to wait at some point, as it would if the bytes themselves were sent, and memory
 //! does not fill up with what nobody has read.
 //!
@@ -47,7 +47,7 @@ use frame::{Frame, Incoming};
 /// Bytes that are worth a detour through the arena.
 const LARGE: usize = 128 << 10;
 /// Bytes in the arena for which one goes through the descriptor.
-const WEIGHT: usize = 512;
+const WEIGHT: usize = 64;
 /// No parcel weighs more: it is more than a socket or pipe holds.
 const MOST_WEIGHT: usize = 256 << 10;
 /// The tag of a parcel that stands for plain bytes. They are its only buffer.
@@ -79,6 +79,66 @@ pub enum ReceivedInto {
     Filled(usize),
     /// It is longer than the buffer; here it is. The buffer is as it was.
     TooShort(Vec<u8>),
+}
+
+/// Bytes that were received.
+#[derive(Debug)]
+pub enum Received {
+    /// They came through the descriptor.
+    Bytes(Vec<u8>),
+    /// They lie in the arena.
+    Block(Block),
+}
+
+impl Received {
+    fn from_parcel(mut message: Message) -> Result<Received, RecvError> {
+        if message.tag == BYTES && message.buffers.len() == 1 {
+            return Ok(Received::Block(message.buffers.remove(0)));
+        }
+        if message.buffers.is_empty() {
+            Ok(Received::Bytes(message.bytes))
+        } else {
+            Err(RecvError::NotBytes)
+        }
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        match self {
+            Received::Bytes(bytes) => bytes.len(),
+            Received::Block(block) => block.len(),
+        }
+    }
+
+    /// Whether it is a message without any.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes in memory of their own.
+    pub fn into_vec(self) -> Vec<u8> {
+        match self {
+            Received::Bytes(bytes) => bytes,
+            Received::Block(block) => block.to_vec(),
+        }
+    }
+
+    /// Copies them to a place of the same length.
+    ///
+    /// # Panics
+    /// When the length is another.
+    pub fn copy_to(&self, place: &mut [u8]) {
+        assert_eq!(
+            place.len(),
+            self.len(),
+            "the place is as long as what was received"
+        );
+        match self {
+            Received::Bytes(bytes) => place.copy_from_slice(bytes),
+            // Held, and within its end: it is there.
+            Received::Block(block) => drop(block.read(0, place)),
+        }
+    }
 }
 
 /// The two ends of a new channel.
@@ -316,20 +376,26 @@ impl Connection {
         max: Option<usize>,
         patience: &mut Patience<'_>,
     ) -> Result<Vec<u8>, RecvError> {
+        self.recv(max, patience).map(Received::into_vec)
+    }
+
+    /// The same, and leaves the bytes where they are: those of a large message in the arena, to be
+    /// copied once to where the caller wants them.
+    ///
+    /// # Errors
+    /// As [`recv_bytes`](Self::recv_bytes).
+    pub fn recv(
+        &self,
+        max: Option<usize>,
+        patience: &mut Patience<'_>,
+    ) -> Result<Received, RecvError> {
         let incoming = self.receive(max, patience)?;
-        let Some(handle) = incoming.parcel() else {
-            return Ok(incoming.body);
+        let received = match incoming.parcel() {
+            Some(handle) => Received::from_parcel(self.open_parcel(handle)?)?,
+            None => Received::Bytes(incoming.body),
         };
-        let message = self.open_parcel(handle)?;
-        let bytes = match Contents::of(message)? {
-            Contents::Bytes(block) => {
-                self.check_length(block.len(), max)?;
-                return Ok(block.to_vec());
-            }
-            Contents::Message(message) => message.bytes,
-        };
-        self.check_length(bytes.len(), max)?;
-        Ok(bytes)
+        self.check_length(received.len(), max)?;
+        Ok(received)
     }
 
     /// The same into a buffer of the caller's.
@@ -341,19 +407,13 @@ impl Connection {
         into: &mut [u8],
         patience: &mut Patience<'_>,
     ) -> Result<ReceivedInto, RecvError> {
-        let incoming = self.receive(None, patience)?;
-        let Some(handle) = incoming.parcel() else {
-            return Ok(ReceivedInto::of(incoming.body, into));
-        };
-        match Contents::of(self.open_parcel(handle)?)? {
-            Contents::Bytes(block) if block.len() <= into.len() => {
-                block
-                    .read(0, &mut into[..block.len()])
-                    .map_err(RecvError::Gone)?;
-                Ok(ReceivedInto::Filled(block.len()))
+        let received = self.recv(None, patience)?;
+        match into.get_mut(..received.len()) {
+            Some(place) => {
+                received.copy_to(place);
+                Ok(ReceivedInto::Filled(received.len()))
             }
-            Contents::Bytes(block) => Ok(ReceivedInto::TooShort(block.to_vec())),
-            Contents::Message(message) => Ok(ReceivedInto::of(message.bytes, into)),
+            None => Ok(ReceivedInto::TooShort(received.into_vec())),
         }
     }
 
@@ -576,39 +636,8 @@ impl AsFd for Connection {
     }
 }
 
-impl ReceivedInto {
-    fn of(bytes: Vec<u8>, into: &mut [u8]) -> ReceivedInto {
-        match into.get_mut(..bytes.len()) {
-            Some(place) => {
-                place.copy_from_slice(&bytes);
-                ReceivedInto::Filled(bytes.len())
-            }
-            None => ReceivedInto::TooShort(bytes),
-        }
-    }
-}
-
 fn plain(tag: u32, bytes: Vec<u8>) -> Result<Message, RecvError> {
     Message::from_entry(Entry::Inline { tag, bytes }).map_err(RecvError::Gone)
-}
-
-/// What a receiver of bytes finds in a parcel.
-enum Contents {
-    Bytes(Block),
-    Message(Message),
-}
-
-impl Contents {
-    fn of(mut message: Message) -> Result<Contents, RecvError> {
-        if message.tag == BYTES && message.buffers.len() == 1 {
-            return Ok(Contents::Bytes(message.buffers.remove(0)));
-        }
-        if message.buffers.is_empty() {
-            Ok(Contents::Message(message))
-        } else {
-            Err(RecvError::NotBytes)
-        }
-    }
 }
 
 /// Why a call could not go on.

@@ -525,9 +525,9 @@ fn a_sender_ahead_of_the_receiver_has_to_wait() {
         let mut sent = 0;
         while writer.send_bytes(&message, &mut shortly()).is_ok() {
             sent += 1;
-            assert!(sent < 400, "memory fills up with what nobody reads");
+            assert!(sent < 50, "memory fills up with what nobody reads");
         }
-        assert!(sent >= 8, "but not at once: {sent}");
+        assert!(sent >= 2, "but not at once: {sent}");
         for _ in 0..sent {
             assert!(reader.recv_bytes(None, &mut soon()).expect("receives") == message);
         }
@@ -621,12 +621,12 @@ fn a_large_message_outlives_its_sender() {
     let _alone = alone();
     let (reader, writer) = pair(false).expect("pipe");
     let child = fork_running("writer", Role::Process, false, || {
-        i32::from(writer.send_bytes(&pattern(5 << 20), &mut soon()).is_err())
+        i32::from(writer.send_bytes(&pattern(2 << 20), &mut soon()).is_err())
     })
     .expect("forks");
     drop(writer);
     assert!(child.wait(&mut soon()).expect("ends").success());
-    assert!(reader.recv_bytes(None, &mut soon()).expect("receives") == pattern(5 << 20));
+    assert!(reader.recv_bytes(None, &mut soon()).expect("receives") == pattern(2 << 20));
     assert!(matches!(
         reader.recv_bytes(None, &mut soon()),
         Err(RecvError::Closed)

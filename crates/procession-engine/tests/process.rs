@@ -126,7 +126,8 @@ fn run(entry: Entry) -> i32 {
         }
         WRITE_HERE => {
             let folder = std::env::current_dir().expect("has one");
-            println!(
+            let _ = writeln!(
+                std::io::stdout(),
                 "{} {:?} {:?} {:o}",
                 folder.display(),
                 std::env::var_os("SETTING"),

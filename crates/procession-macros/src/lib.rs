@@ -1,14 +1,10 @@
 //! The two attributes of the crate `procession`, written by hand so that they cost no dependency to build.
 //!
-//! ```
-//! // What a program writes; the attribute puts `procession::init()` in front of everything else.
-//! # mod procession { pub use procession_macros::main; pub fn init() {} }
-//! #[procession::main]
-//! fn main() {
-//!     assert_eq!(2 + 2, 4);
-//! }
-//! # // (the doc test's own stand-in for the crate)
-//! # extern crate self as _;
+//! ```text
+//! #[procession::main]          fn main() {
+//! fn main() {             =>       procession::init();
+//!     work();                      work();
+//! }                            }
 //! ```
 
 #![forbid(unsafe_code)]
@@ -41,7 +37,11 @@ pub fn test(arguments: TokenStream, item: TokenStream) -> TokenStream {
 }
 
 /// Puts `prologue(name of the function)` at the start of the function's body.
-fn rewrite(item: TokenStream, prologue: impl FnOnce(&str) -> TokenStream, test: bool) -> TokenStream {
+fn rewrite(
+    item: TokenStream,
+    prologue: impl FnOnce(&str) -> TokenStream,
+    test: bool,
+) -> TokenStream {
     let mut tokens: Vec<TokenTree> = item.into_iter().collect();
     let word = |token: &TokenTree, word: &str| matches!(token, TokenTree::Ident(ident) if ident.to_string() == word);
     let Some(at) = tokens.iter().position(|token| word(token, "fn")) else {
@@ -55,11 +55,17 @@ fn rewrite(item: TokenStream, prologue: impl FnOnce(&str) -> TokenStream, test: 
         );
     }
     let Some(TokenTree::Ident(name)) = tokens.get(at + 1) else {
-        return error(tokens[at].span(), "this attribute goes on a function with a name");
+        return error(
+            tokens[at].span(),
+            "this attribute goes on a function with a name",
+        );
     };
     let name = name.to_string();
     let Some(TokenTree::Group(body)) = tokens.last() else {
-        return error(tokens[at].span(), "this attribute goes on a function with a body");
+        return error(
+            tokens[at].span(),
+            "this attribute goes on a function with a body",
+        );
     };
     if body.delimiter() != Delimiter::Brace {
         return error(body.span(), "this attribute goes on a function with a body");
@@ -108,7 +114,10 @@ fn error(span: Span, message: &str) -> TokenStream {
     let mut text = TokenTree::Literal(Literal::string(message));
     text.set_span(span);
     let mut output: Vec<TokenTree> = tokens_of("::core::compile_error!").into_iter().collect();
-    output.push(TokenTree::Group(Group::new(Delimiter::Brace, TokenStream::from(text))));
+    output.push(TokenTree::Group(Group::new(
+        Delimiter::Brace,
+        TokenStream::from(text),
+    )));
     output
         .into_iter()
         .map(|mut token| {

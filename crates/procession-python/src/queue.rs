@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use procession_engine::{GetError, Message, Outgoing, PutError, Queue as RawQueue, WaitError};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyTuple, PyType};
 
 use crate::arguments::{HandleBytes, Timeout, Truth};
@@ -151,6 +152,12 @@ impl Queue {
         // No limit, or one that memory sets long before.
         let capacity = u32::try_from(maxsize).ok().filter(|&size| size < 1 << 31).and_then(NonZeroU32::new);
         self.inner.make(|| RawQueue::new(capacity).or_raise(py))
+    }
+
+    #[classmethod]
+    fn __class_getitem__<'py>(cls: &Bound<'py, PyType>, item: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        static ALIAS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+        ALIAS.import(cls.py(), "types", "GenericAlias")?.call1((cls, item))
     }
 
     /// Puts an object into the queue; it can be got when this returns.

@@ -54,7 +54,9 @@ mod model {
         let (bell, woken) = (Arc::new(Condvar::new()), Arc::new(Mutex::new(None)));
         {
             let mut table = table();
-            if word.load(Ordering::Relaxed) != expected {
+            // The kernel looks after a full barrier, under the lock that wakers take. A plain load
+            // would be stale here as often as loom likes.
+            if word.fetch_or(0, Ordering::SeqCst) != expected {
                 return Wake::Woken;
             }
             let ticks = table.ticks;

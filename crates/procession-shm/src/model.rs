@@ -13,8 +13,6 @@ use crate::patience::{Patience, WaitError};
 use crate::semaphore::RawSemaphore;
 use crate::wait_queue::{RawWaitQueue, Ticket};
 
-pub use crate::futex::tick;
-
 impl RawLock {
     /// The dead owner it was taken from, if it was.
     pub fn acquire_among(
@@ -74,4 +72,9 @@ impl Sleepers {
     pub fn wake(&self, count: u32) {
         self.0.wake(count);
     }
+}
+
+/// A death becomes known: every sleep that is bounded in truth comes to its end once.
+pub fn tick() {
+    crate::futex::tick();
 }

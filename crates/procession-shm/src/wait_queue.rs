@@ -27,6 +27,7 @@ const RECORDS: usize = if cfg!(loom) { 3 } else { 250 };
 
 #[repr(C)]
 #[derive(Debug)]
+#[cfg_attr(loom, derive(Default))]
 struct Record {
     owner: AtomicU32,
     state: AtomicU32,
@@ -56,6 +57,7 @@ impl Ticket {
 /// The waiters of a condition, in shared memory.
 #[repr(C)]
 #[derive(Debug)]
+#[cfg_attr(loom, derive(Default))]
 pub struct RawWaitQueue {
     next_turn: AtomicU64,
     /// Those who found no record wait for this word to change.

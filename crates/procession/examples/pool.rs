@@ -11,7 +11,10 @@ fn long_time_task(name: u32) {
     println!("run task {name}, {}", std::process::id());
     let start = Instant::now();
     std::thread::sleep(Duration::from_millis(random() % 400));
-    println!("task {name} runs {:.2} seconds.", start.elapsed().as_secs_f64());
+    println!(
+        "task {name} runs {:.2} seconds.",
+        start.elapsed().as_secs_f64()
+    );
 }
 
 fn random() -> u64 {

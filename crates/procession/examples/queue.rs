@@ -8,7 +8,9 @@ use procession::{Process, Queue};
 
 fn produce(queue: Queue<String>, who: char) {
     for number in 1..=6 {
-        queue.send(format!("{who}{number}")).expect("the queue is open");
+        queue
+            .send(format!("{who}{number}"))
+            .expect("the queue is open");
     }
 }
 

@@ -27,8 +27,9 @@ fn random() -> u64 {
 #[procession::main]
 fn main() -> procession::Result<()> {
     let lock = RLock::new()?;
-    let processes: Vec<_> =
-        (0..10).map(|i| Process::spawn(work, (lock.clone(), i))).collect::<Result<_, _>>()?;
+    let processes: Vec<_> = (0..10)
+        .map(|i| Process::spawn(work, (lock.clone(), i)))
+        .collect::<Result<_, _>>()?;
     for process in processes {
         process.join()?;
     }

@@ -76,7 +76,11 @@ impl fmt::Debug for Bytes {
 /// On the wire: the number of the buffer beside the message, or 0 and the bytes themselves.
 impl Serialize for Bytes {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let aside = if self.len() >= LARGE { wire::put_aside(self) } else { None };
+        let aside = if self.len() >= LARGE {
+            wire::put_aside(self)
+        } else {
+            None
+        };
         let mut tuple = serializer.serialize_tuple(2)?;
         tuple.serialize_element(&aside.unwrap_or(0))?;
         tuple.serialize_element(&Run(if aside.is_some() { &[] } else { self }))?;
@@ -95,12 +99,17 @@ impl<'de> Deserialize<'de> for Bytes {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut pair: A) -> Result<Bytes, A::Error> {
-                let number: u32 = pair.next_element()?.ok_or_else(|| de::Error::invalid_length(0, &self))?;
-                let OwnedRun(bytes) = pair.next_element()?.ok_or_else(|| de::Error::invalid_length(1, &self))?;
+                let number: u32 = pair
+                    .next_element()?
+                    .ok_or_else(|| de::Error::invalid_length(0, &self))?;
+                let OwnedRun(bytes) = pair
+                    .next_element()?
+                    .ok_or_else(|| de::Error::invalid_length(1, &self))?;
                 if number == 0 {
                     return Ok(Bytes::from(bytes));
                 }
-                let block = wire::fetch(number).ok_or_else(|| de::Error::custom("a buffer of the message is missing"))?;
+                let block = wire::fetch(number)
+                    .ok_or_else(|| de::Error::custom("a buffer of the message is missing"))?;
                 Ok(Bytes::from(block.to_vec()))
             }
         }

@@ -40,7 +40,10 @@ pub(crate) fn begin(entry: &launch::Entry) {
 
 fn started() -> Option<&'static Started> {
     let pid = std::process::id();
-    STARTED.iter().filter_map(OnceLock::get).find(|started| started.pid == pid)
+    STARTED
+        .iter()
+        .filter_map(OnceLock::get)
+        .find(|started| started.pid == pid)
 }
 
 /// This process, as it was started: see [`current_process`].
@@ -59,7 +62,11 @@ pub fn current_process() -> CurrentProcess {
             daemon: started.daemon,
             method: Some(started.method),
         },
-        None => CurrentProcess { name: "main".to_owned(), daemon: false, method: None },
+        None => CurrentProcess {
+            name: "main".to_owned(),
+            daemon: false,
+            method: None,
+        },
     }
 }
 
@@ -95,7 +102,9 @@ pub struct ParentProcess {
 ///
 /// That is not always the parent in the eyes of the kernel, which may be a fork server.
 pub fn parent_process() -> Option<ParentProcess> {
-    started().map(|started| ParentProcess { pid: started.parent })
+    started().map(|started| ParentProcess {
+        pid: started.parent,
+    })
 }
 
 impl ParentProcess {
@@ -108,7 +117,10 @@ impl ParentProcess {
     pub fn is_alive(&self) -> bool {
         // The family's table knows when the process started, so another one with its pid is not mistaken for it.
         engine::family().is_ok_and(|family| {
-            family.members().iter().any(|member| member.pid == self.pid && member.alive)
+            family
+                .members()
+                .iter()
+                .any(|member| member.pid == self.pid && member.alive)
         })
     }
 }
@@ -122,7 +134,10 @@ pub struct ActiveChild {
 /// The processes that this one has started by [`Process`](crate::Process), and that run. Those whose `Process` was
 /// dropped are not among them, nor are the workers of pools.
 pub fn active_children() -> Vec<ActiveChild> {
-    start::children().into_iter().map(|running| ActiveChild { running }).collect()
+    start::children()
+        .into_iter()
+        .map(|running| ActiveChild { running })
+        .collect()
 }
 
 impl ActiveChild {
@@ -153,7 +168,11 @@ impl ActiveChild {
 
     /// Waits until it has ended, at most for `timeout`; `None` when it still runs then.
     pub fn wait_timeout(&self, timeout: Duration) -> Option<ExitStatus> {
-        self.running.child.wait(&mut Patience::timeout(timeout)).ok().map(ExitStatus)
+        self.running
+            .child
+            .wait(&mut Patience::timeout(timeout))
+            .ok()
+            .map(ExitStatus)
     }
 
     /// Asks it to end (SIGTERM, which it may handle).

@@ -168,7 +168,12 @@ fn find(name: &EntryName) -> Result<Entry, EntryError> {
         return Err(EntryError::NoSuchFunction);
     }
     let words = std::ptr::with_exposed_provenance::<[u64; 5]>(place);
-    const { assert!(size_of::<Entry>() == size_of::<[u64; 5]>() && align_of::<Entry>() == align_of::<[u64; 5]>()) };
+    const {
+        assert!(
+            size_of::<Entry>() == size_of::<[u64; 5]>()
+                && align_of::<Entry>() == align_of::<[u64; 5]>()
+        )
+    };
     // SAFETY: `holds` has checked that the 40 bytes lie, aligned, within one segment of the executable that
     // is mapped readable and is not written to after start-up; any bytes are valid integers. The image of the
     // executable is never unmapped.
@@ -196,15 +201,23 @@ fn value<F: Copy + Send + Sync + 'static>() -> &'static F {
 
 /// Distinguishes functions whose places were mixed up. Equal in two processes of one build.
 fn types<F, A, R>() -> u64 {
-    [type_name::<F>(), type_name::<A>(), type_name::<R>()].iter().fold(0, |hash, name| mix(hash, name.as_bytes()))
+    [type_name::<F>(), type_name::<A>(), type_name::<R>()]
+        .iter()
+        .fold(0, |hash, name| mix(hash, name.as_bytes()))
 }
 
 /// A quick hash: this is done for every task of a pool, and defends against accidents only.
 fn mix(hash: u64, bytes: &[u8]) -> u64 {
-    let step = |hash: u64, word: u64| (hash.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let step =
+        |hash: u64, word: u64| (hash.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let (words, rest) = bytes.as_chunks::<8>();
-    let hash = words.iter().fold(step(hash, bytes.len() as u64), |hash, word| step(hash, u64::from_le_bytes(*word)));
-    rest.iter().fold(hash, |hash, &byte| step(hash, u64::from(byte)))
+    let hash = words
+        .iter()
+        .fold(step(hash, bytes.len() as u64), |hash, word| {
+            step(hash, u64::from_le_bytes(*word))
+        });
+    rest.iter()
+        .fold(hash, |hash, &byte| step(hash, u64::from(byte)))
 }
 
 /// The executable of this process, as it lies in memory.
@@ -229,7 +242,10 @@ impl Image {
             return false;
         };
         place.is_multiple_of(align_of::<Entry>())
-            && self.read_only.iter().any(|&(from, to)| from <= place && end <= to)
+            && self
+                .read_only
+                .iter()
+                .any(|&(from, to)| from <= place && end <= to)
     }
 
     fn inspect() -> Image {
@@ -244,9 +260,19 @@ impl Image {
         headers.segments.hash(&mut hasher);
         // The file that runs, even when its name now belongs to another.
         if let Ok(file) = std::fs::metadata("/proc/self/exe") {
-            (file.dev(), file.ino(), file.size(), file.mtime(), file.mtime_nsec()).hash(&mut hasher);
+            (
+                file.dev(),
+                file.ino(),
+                file.size(),
+                file.mtime(),
+                file.mtime_nsec(),
+            )
+                .hash(&mut hasher);
         }
-        let protects = headers.segments.iter().any(|segment| segment.kind == libc::PT_GNU_RELRO);
+        let protects = headers
+            .segments
+            .iter()
+            .any(|segment| segment.kind == libc::PT_GNU_RELRO);
         let read_only = headers
             .segments
             .iter()
@@ -255,7 +281,9 @@ impl Image {
                 match segment.kind {
                     libc::PT_GNU_RELRO => true,
                     // Without that protection the filled-in addresses stay among the writable data.
-                    libc::PT_LOAD => flags == libc::PF_R || (!protects && flags == libc::PF_R | libc::PF_W),
+                    libc::PT_LOAD => {
+                        flags == libc::PF_R || (!protects && flags == libc::PF_R | libc::PF_W)
+                    }
                     _ => false,
                 }
             })
@@ -287,7 +315,11 @@ struct Segment {
 }
 
 /// Called by `dl_iterate_phdr`, first for the executable itself; its answer 1 ends the iteration there.
-unsafe extern "C" fn first_object(info: *mut libc::dl_phdr_info, _size: usize, data: *mut c_void) -> i32 {
+unsafe extern "C" fn first_object(
+    info: *mut libc::dl_phdr_info,
+    _size: usize,
+    data: *mut c_void,
+) -> i32 {
     // SAFETY: the C library passes a valid record for the duration of the call.
     let info = unsafe { &*info };
     // SAFETY: `inspect` passes a pointer to its `Headers`, which nobody else uses during the call.
@@ -326,11 +358,26 @@ mod tests {
     #[test]
     fn other_builds_and_wrong_places_are_refused() {
         let good = name::<_, u32, _>(&double).expect("is in the executable");
-        let other = EntryName { build: good.build ^ 1, ..good };
+        let other = EntryName {
+            build: good.build ^ 1,
+            ..good
+        };
         assert_eq!(find(&other).map(|_| ()), Err(EntryError::OtherBuild));
-        for offset in [0, 8, 1, u64::MAX, u64::MAX / 2, good.offset + 8, good.offset + 1] {
+        for offset in [
+            0,
+            8,
+            1,
+            u64::MAX,
+            u64::MAX / 2,
+            good.offset + 8,
+            good.offset + 1,
+        ] {
             let wrong = EntryName { offset, ..good };
-            assert_eq!(find(&wrong).map(|_| ()), Err(EntryError::NoSuchFunction), "{offset:#x}");
+            assert_eq!(
+                find(&wrong).map(|_| ()),
+                Err(EntryError::NoSuchFunction),
+                "{offset:#x}"
+            );
         }
     }
 

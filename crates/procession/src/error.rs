@@ -25,26 +25,60 @@ enum Kind {
     Family(FamilyError),
     Memory(AllocError),
     Gone(Gone),
-    Start { name: String, cause: Box<dyn std::error::Error + Send + Sync> },
-    Encoding { what: &'static str, cause: postcard::Error },
-    Decoding { what: &'static str, cause: postcard::Error },
-    Garbled { what: &'static str },
+    Start {
+        name: String,
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
+    Encoding {
+        what: &'static str,
+        cause: postcard::Error,
+    },
+    Decoding {
+        what: &'static str,
+        cause: postcard::Error,
+    },
+    Garbled {
+        what: &'static str,
+    },
     /// Told by the other process; the text is its whole chain of errors.
-    Refused { why: String },
-    TimedOut { what: &'static str, after: Option<Duration> },
+    Refused {
+        why: String,
+    },
+    TimedOut {
+        what: &'static str,
+        after: Option<Duration>,
+    },
     Empty,
     Full,
-    Closed { what: &'static str },
+    Closed {
+        what: &'static str,
+    },
     Panicked(Panic),
     Join(JoinError),
-    WorkerLost { pid: u32, status: ExitStatus },
-    PoolNotRunning { why: String },
-    PoolBroken { why: String, cause: Option<Error> },
+    WorkerLost {
+        pid: u32,
+        status: ExitStatus,
+    },
+    PoolNotRunning {
+        why: String,
+    },
+    PoolBroken {
+        why: String,
+        cause: Option<Error>,
+    },
     Terminated,
     BarrierBroken,
-    Poisoned { what: &'static str, why: String },
-    Misuse { what: &'static str },
-    System { what: &'static str, cause: std::io::Error },
+    Poisoned {
+        what: &'static str,
+        why: String,
+    },
+    Misuse {
+        what: &'static str,
+    },
+    System {
+        what: &'static str,
+        cause: std::io::Error,
+    },
 }
 
 impl Error {
@@ -103,7 +137,11 @@ impl Error {
     pub fn is_serialisation(&self) -> bool {
         matches!(
             *self.0,
-            Kind::Encoding { .. } | Kind::Decoding { .. } | Kind::Garbled { .. } | Kind::Refused { .. } | Kind::Gone(_)
+            Kind::Encoding { .. }
+                | Kind::Decoding { .. }
+                | Kind::Garbled { .. }
+                | Kind::Refused { .. }
+                | Kind::Gone(_)
         )
     }
 
@@ -117,7 +155,9 @@ impl Error {
         match &*self.0 {
             Kind::Panicked(panic) => Some(panic),
             Kind::Join(error) => error.panic(),
-            Kind::PoolBroken { cause: Some(error), .. } => error.panic(),
+            Kind::PoolBroken {
+                cause: Some(error), ..
+            } => error.panic(),
             _ => None,
         }
     }
@@ -151,16 +191,28 @@ impl Error {
         Error::new(Kind::NotInitialised)
     }
 
-    pub(crate) fn start(name: &str, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-        Error::new(Kind::Start { name: name.to_owned(), cause: cause.into() })
+    pub(crate) fn start(
+        name: &str,
+        cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Error {
+        Error::new(Kind::Start {
+            name: name.to_owned(),
+            cause: cause.into(),
+        })
     }
 
     pub(crate) fn encoding<T: ?Sized>(cause: postcard::Error) -> Error {
-        Error::new(Kind::Encoding { what: std::any::type_name::<T>(), cause })
+        Error::new(Kind::Encoding {
+            what: std::any::type_name::<T>(),
+            cause,
+        })
     }
 
     pub(crate) fn decoding<T: ?Sized>(cause: postcard::Error) -> Error {
-        Error::new(Kind::Decoding { what: std::any::type_name::<T>(), cause })
+        Error::new(Kind::Decoding {
+            what: std::any::type_name::<T>(),
+            cause,
+        })
     }
 
     pub(crate) fn garbled(what: &'static str) -> Error {
@@ -200,11 +252,16 @@ impl Error {
     }
 
     pub(crate) fn pool_not_running(why: &impl fmt::Display) -> Error {
-        Error::new(Kind::PoolNotRunning { why: why.to_string() })
+        Error::new(Kind::PoolNotRunning {
+            why: why.to_string(),
+        })
     }
 
     pub(crate) fn pool_broken(why: &impl fmt::Display, cause: Option<Error>) -> Error {
-        Error::new(Kind::PoolBroken { why: why.to_string(), cause })
+        Error::new(Kind::PoolBroken {
+            why: why.to_string(),
+            cause,
+        })
     }
 
     pub(crate) fn pool_start(cause: StartError) -> Error {
@@ -220,7 +277,10 @@ impl Error {
     }
 
     pub(crate) fn poisoned(what: &'static str, why: &impl fmt::Display) -> Error {
-        Error::new(Kind::Poisoned { what, why: why.to_string() })
+        Error::new(Kind::Poisoned {
+            what,
+            why: why.to_string(),
+        })
     }
 
     pub(crate) fn misuse(what: &'static str) -> Error {
@@ -294,7 +354,9 @@ impl std::error::Error for Error {
             Kind::Start { cause, .. } => cause.source(),
             Kind::Encoding { cause, .. } | Kind::Decoding { cause, .. } => Some(cause),
             Kind::Join(error) => std::error::Error::source(error),
-            Kind::PoolBroken { cause: Some(error), .. } => Some(error),
+            Kind::PoolBroken {
+                cause: Some(error), ..
+            } => Some(error),
             Kind::System { cause, .. } => Some(cause),
             _ => None,
         }

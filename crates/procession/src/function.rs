@@ -18,7 +18,7 @@ use crate::wire::{self, Packed};
 /// It is implemented for all of them with up to eight parameters; you never implement it. `Args` is a tuple
 /// with one value for each parameter, `()` for none; where there is one parameter, the bare value will do:
 ///
-/// ```no_run
+/// ```
 /// # use procession::Process;
 /// fn add(one: u32, other: u32) -> u32 {
 ///     one + other
@@ -54,7 +54,9 @@ use crate::wire::{self, Packed};
     note = "pass a function or a closure without captures, and a tuple with one argument for each of its \
             parameters: `Process::spawn(f, (a, b))`; what a closure would capture must be an argument"
 )]
-pub trait Function<Args, Shape>: Copy + Send + Sync + 'static + sealed::Sealed<Args, Shape> {
+pub trait Function<Args, Shape>:
+    Copy + Send + Sync + 'static + sealed::Sealed<Args, Shape>
+{
     /// What it returns.
     type Output;
 
@@ -161,11 +163,15 @@ impl Request<'_> {
     /// The arguments, and with them the end of the message.
     fn open<A: DeserializeOwned>(self) -> Result<A, Error> {
         match self.carrier {
-            Carrier::Message(message) => {
-                wire::decode(message.bytes.get(self.skip..).unwrap_or_default(), self.buffers)
-            }
+            Carrier::Message(message) => wire::decode(
+                message.bytes.get(self.skip..).unwrap_or_default(),
+                self.buffers,
+            ),
             Carrier::Task(task) => {
-                let arguments = wire::decode(task.borrow().payload().get(self.skip..).unwrap_or_default(), self.buffers);
+                let arguments = wire::decode(
+                    task.borrow().payload().get(self.skip..).unwrap_or_default(),
+                    self.buffers,
+                );
                 task.borrow_mut().discard();
                 arguments
             }
@@ -222,7 +228,9 @@ pub(crate) fn answer<A: DeserializeOwned, R: Serialize>(
     };
     match catch_unwind(AssertUnwindSafe(|| function(arguments))) {
         Err(payload) => send_panic(headroom, sink, &panic::caught(payload)),
-        Ok(value) => match catch_unwind(AssertUnwindSafe(|| wire::encode_after(vec![0; headroom], &value))) {
+        Ok(value) => match catch_unwind(AssertUnwindSafe(|| {
+            wire::encode_after(vec![0; headroom], &value)
+        })) {
             Err(payload) => send_panic(headroom, sink, &panic::caught(payload)),
             Ok(Err(error)) => refuse(headroom, sink, &error),
             Ok(Ok(mut packed)) => match sink(AnswerKind::Value, &mut packed) {
@@ -233,14 +241,22 @@ pub(crate) fn answer<A: DeserializeOwned, R: Serialize>(
     }
 }
 
-fn send_panic(headroom: usize, sink: &mut Sink<'_>, panic: &Panic) -> Result<AnswerKind, AllocError> {
+fn send_panic(
+    headroom: usize,
+    sink: &mut Sink<'_>,
+    panic: &Panic,
+) -> Result<AnswerKind, AllocError> {
     let mut packed = wire::encode_plain(vec![0; headroom], panic);
     sink(AnswerKind::Panic, &mut packed)?;
     Ok(AnswerKind::Panic)
 }
 
 /// Says, instead of a result, why there is none.
-pub(crate) fn refuse(headroom: usize, sink: &mut Sink<'_>, error: &Error) -> Result<AnswerKind, AllocError> {
+pub(crate) fn refuse(
+    headroom: usize,
+    sink: &mut Sink<'_>,
+    error: &Error,
+) -> Result<AnswerKind, AllocError> {
     let text = error.chain();
     let mut packed = wire::encode_plain(vec![0; headroom], &text);
     sink(AnswerKind::Refusal, &mut packed)?;
@@ -248,7 +264,11 @@ pub(crate) fn refuse(headroom: usize, sink: &mut Sink<'_>, error: &Error) -> Res
 }
 
 /// Reads an answer.
-pub(crate) fn open_answer<R: DeserializeOwned>(tag: u32, bytes: &[u8], buffers: Vec<Block>) -> Result<R, Error> {
+pub(crate) fn open_answer<R: DeserializeOwned>(
+    tag: u32,
+    bytes: &[u8],
+    buffers: Vec<Block>,
+) -> Result<R, Error> {
     match AnswerKind::from_tag(tag) {
         Some(AnswerKind::Value) => wire::decode(bytes, buffers),
         Some(AnswerKind::Panic) => Err(Error::panicked(wire::decode(bytes, buffers)?)),

@@ -1,6 +1,6 @@
 //! Processes, pools, locks, queues and pipes: parallelism between processes that reads like `std`.
 //!
-//! ```no_run
+//! ```
 //! use procession::{Lock, Pool, Process};
 //!
 //! fn greet(lock: Lock<()>, i: u32) {

@@ -62,7 +62,11 @@ impl Panic {
 impl fmt::Display for Panic {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {
-            Some(place) => write!(formatter, "process {} panicked at {place}: {}", self.pid, self.message),
+            Some(place) => write!(
+                formatter,
+                "process {} panicked at {place}: {}",
+                self.pid, self.message
+            ),
             None => write!(formatter, "process {} panicked: {}", self.pid, self.message),
         }
     }
@@ -143,7 +147,12 @@ pub(crate) fn caught(payload: Box<dyn Any + Send>) -> Panic {
     let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || drop(payload)));
     match LATEST.take() {
         Some(panic) if panic.message == message => panic,
-        _ => Panic { message, place: None, backtrace: None, pid: std::process::id() },
+        _ => Panic {
+            message,
+            place: None,
+            backtrace: None,
+            pid: std::process::id(),
+        },
     }
 }
 

@@ -22,7 +22,7 @@ const NOT: Option<Duration> = Some(Duration::ZERO);
 
 /// A channel from a [`Sender`] to a [`Receiver`], which tells each when nobody is left at the other end.
 ///
-/// ```no_run
+/// ```
 /// use procession::{Process, Sender};
 ///
 /// fn count(numbers: Sender<u32>) {
@@ -55,14 +55,33 @@ pub fn pipe<T>() -> Result<(Sender<T>, Receiver<T>)> {
     let queue = engine::Queue::new(NonZeroU32::new(CAPACITY))?;
     let (sending, receiving) = (Block::zeroed(8)?, Block::zeroed(8)?);
     let (senders, receivers) = (sending.handle(), receiving.handle());
-    let sender = End { queue: queue.clone(), token: Some(sending), side: senders, peer: receivers };
-    let receiver = End { queue, token: Some(receiving), side: receivers, peer: senders };
-    Ok((Sender { end: sender, value: PhantomData }, Receiver { end: receiver, value: PhantomData }))
+    let sender = End {
+        queue: queue.clone(),
+        token: Some(sending),
+        side: senders,
+        peer: receivers,
+    };
+    let receiver = End {
+        queue,
+        token: Some(receiving),
+        side: receivers,
+        peer: senders,
+    };
+    Ok((
+        Sender {
+            end: sender,
+            value: PhantomData,
+        },
+        Receiver {
+            end: receiver,
+            value: PhantomData,
+        },
+    ))
 }
 
 /// Two pipes that make a conversation: what one side sends the other receives.
 ///
-/// ```no_run
+/// ```
 /// use procession::{Connection, Process};
 ///
 /// fn lengths(peer: Connection<usize, String>) {
@@ -89,8 +108,14 @@ pub fn duplex<A, B>() -> Result<(Connection<A, B>, Connection<B, A>)> {
     let (there, from_here) = pipe()?;
     let (back, from_there) = pipe()?;
     Ok((
-        Connection { sender: there, receiver: from_there },
-        Connection { sender: back, receiver: from_here },
+        Connection {
+            sender: there,
+            receiver: from_there,
+        },
+        Connection {
+            sender: back,
+            receiver: from_here,
+        },
     ))
 }
 
@@ -128,7 +153,12 @@ fn exists_for_the_living(token: Handle) -> bool {
 
 impl Clone for End {
     fn clone(&self) -> End {
-        End { queue: self.queue.clone(), token: self.token.clone(), side: self.side, peer: self.peer }
+        End {
+            queue: self.queue.clone(),
+            token: self.token.clone(),
+            side: self.side,
+            peer: self.peer,
+        }
     }
 }
 
@@ -145,14 +175,23 @@ impl Drop for End {
 impl Serialize for End {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         // Not noted: the peer is not kept alive by its name.
-        (wire::Handles([self.queue.handle(), self.side]), self.peer.to_bytes()).serialize(serializer)
+        (
+            wire::Handles([self.queue.handle(), self.side]),
+            self.peer.to_bytes(),
+        )
+            .serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for End {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<End, D::Error> {
         let (Opened { queue, token }, peer) = <(Opened, [u8; 16])>::deserialize(deserializer)?;
-        Ok(End { queue, side: token.handle(), token: Some(token), peer: Handle::from_bytes(peer) })
+        Ok(End {
+            queue,
+            side: token.handle(),
+            token: Some(token),
+            peer: Handle::from_bytes(peer),
+        })
     }
 }
 
@@ -164,7 +203,10 @@ struct Opened {
 impl<'de> Deserialize<'de> for Opened {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Opened, D::Error> {
         wire::deserialize_handles(deserializer, |[queue, token]| -> Result<Opened, Gone> {
-            Ok(Opened { queue: engine::Queue::from_handle(queue)?, token: Block::from_handle(token)? })
+            Ok(Opened {
+                queue: engine::Queue::from_handle(queue)?,
+                token: Block::from_handle(token)?,
+            })
         })
     }
 }
@@ -213,11 +255,18 @@ impl<T: Serialize> Sender<T> {
 
     fn put(&self, value: T, wait: Option<Duration>) -> Result<(), SendError<T>> {
         if !self.end.peer_is_there() {
-            return Err(SendError::new(value, Error::closed("nobody receives there any more")));
+            return Err(SendError::new(
+                value,
+                Error::closed("nobody receives there any more"),
+            ));
         }
         let mut nobody = || !exists_for_the_living(self.end.peer);
         // An interrupted wait comes back as "closed": that is what the hook asks.
-        send(&self.end.queue, value, &mut Patience::from_option(wait).with_interrupt(&mut nobody))
+        send(
+            &self.end.queue,
+            value,
+            &mut Patience::from_option(wait).with_interrupt(&mut nobody),
+        )
     }
 }
 
@@ -228,7 +277,8 @@ impl<T: DeserializeOwned> Receiver<T> {
     /// When no sender is left and all was received ([`Error::is_closed`]), or the value can't be read as a `T`. It is
     /// taken then.
     pub fn recv(&self) -> Result<T> {
-        self.get(FOREVER).map_err(|why| why.into_error("a value in the pipe", None))
+        self.get(FOREVER)
+            .map_err(|why| why.into_error("a value in the pipe", None))
     }
 
     /// Receives the next value if there is one now.
@@ -247,7 +297,8 @@ impl<T: DeserializeOwned> Receiver<T> {
     /// # Errors
     /// As [`recv`](Self::recv), and when none came: [`Error::is_timeout`].
     pub fn recv_timeout(&self, timeout: Duration) -> Result<T> {
-        self.get(Some(timeout)).map_err(|why| why.into_error("a value in the pipe", Some(timeout)))
+        self.get(Some(timeout))
+            .map_err(|why| why.into_error("a value in the pipe", Some(timeout)))
     }
 
     /// The values as they come; waits for each. Ends when no sender is left and all was received.
@@ -274,7 +325,10 @@ impl<T: DeserializeOwned> Receiver<T> {
             gone
         };
         let once = wait == NOT;
-        match receive(&self.end.queue, &mut Patience::from_option(wait).with_interrupt(&mut nobody)) {
+        match receive(
+            &self.end.queue,
+            &mut Patience::from_option(wait).with_interrupt(&mut nobody),
+        ) {
             Err(NotReceived::Nothing) if gone || (once && !self.end.peer_is_there()) => {
                 // What the last sender sent was there before it went.
                 match receive(&self.end.queue, &mut Patience::none()) {
@@ -390,12 +444,18 @@ impl<S, R: DeserializeOwned> Connection<S, R> {
 impl<S, R> Clone for Connection<S, R> {
     /// One more at the same side.
     fn clone(&self) -> Connection<S, R> {
-        Connection { sender: self.sender.clone(), receiver: self.receiver.clone() }
+        Connection {
+            sender: self.sender.clone(),
+            receiver: self.receiver.clone(),
+        }
     }
 }
 
 impl<S, R> fmt::Debug for Connection<S, R> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Connection").field("sender", &self.sender).field("receiver", &self.receiver).finish()
+        out.debug_struct("Connection")
+            .field("sender", &self.sender)
+            .field("receiver", &self.receiver)
+            .finish()
     }
 }

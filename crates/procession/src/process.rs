@@ -62,7 +62,7 @@ impl StartMethod {
 
 /// A process that runs one function, and the function's result to come.
 ///
-/// ```no_run
+/// ```
 /// use procession::Process;
 ///
 /// fn count(text: String) -> usize {
@@ -130,7 +130,7 @@ impl Process<()> {
 
 /// The choices that there are before a process starts.
 ///
-/// ```no_run
+/// ```
 /// use procession::{Process, StartMethod};
 /// # #[procession::main]
 /// # fn main() -> procession::Result<()> {
@@ -183,9 +183,18 @@ impl Builder {
     {
         let entry = entry::name::<F, A, S>(&function)?;
         let name = self.name.unwrap_or_else(next_name);
-        let running = Arc::new(start::start(&name, self.daemon, self.method, entry, &arguments)?);
+        let running = Arc::new(start::start(
+            &name,
+            self.daemon,
+            self.method,
+            entry,
+            &arguments,
+        )?);
         start::remember(&running);
-        Ok(Process { running, result: PhantomData })
+        Ok(Process {
+            running,
+            result: PhantomData,
+        })
     }
 
     /// Starts a process that runs `task`; see [`Run`].
@@ -241,7 +250,11 @@ impl<R> Process<R> {
 
     /// Waits until it has ended, at most for `timeout`; `None` when it still runs then.
     pub fn wait_timeout(&self, timeout: Duration) -> Option<ExitStatus> {
-        self.running.child.wait(&mut Patience::timeout(timeout)).ok().map(ExitStatus)
+        self.running
+            .child
+            .wait(&mut Patience::timeout(timeout))
+            .ok()
+            .map(ExitStatus)
     }
 
     /// Asks it to end (SIGTERM, which it may handle). Nothing happens if it has ended.
@@ -324,7 +337,9 @@ impl Running {
     }
 
     pub(crate) fn signal(&self, number: i32) -> Result<()> {
-        self.child.kill(number).map_err(|error| Error::system("the signal could not be sent", error))
+        self.child
+            .kill(number)
+            .map_err(|error| Error::system("the signal could not be sent", error))
     }
 
     fn result<R: DeserializeOwned>(&self, status: ExitStatus) -> Result<R, JoinError> {
@@ -342,7 +357,12 @@ impl Running {
             Err(_) if self.child.checked_in() => Why::Ended,
             Err(_) => Why::NotInitialised,
         };
-        Err(JoinError(Box::new(Failure { name: self.child.name().to_owned(), pid: self.child.pid(), status, why })))
+        Err(JoinError(Box::new(Failure {
+            name: self.child.name().to_owned(),
+            pid: self.child.pid(),
+            status,
+            why,
+        })))
     }
 }
 
@@ -455,7 +475,12 @@ impl JoinError {
 
 impl fmt::Display for JoinError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Failure { name, pid, status, why } = &*self.0;
+        let Failure {
+            name,
+            pid,
+            status,
+            why,
+        } = &*self.0;
         match why {
             Why::Panicked(panic) => write!(out, "{name}: {panic}"),
             Why::Ended => write!(out, "{name} (process {pid}) has no result: {status}"),
@@ -464,7 +489,9 @@ impl fmt::Display for JoinError {
                 "{name} (process {pid}) ended before it reached `procession::init()`, which must be the first line of \
                  main: {status}"
             ),
-            Why::Unreadable(_) => write!(out, "{name} (process {pid}) has no result that can be read"),
+            Why::Unreadable(_) => {
+                write!(out, "{name} (process {pid}) has no result that can be read")
+            }
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::wire;
 
 /// A queue of values: any number of processes send, any number receive, first in, first out.
 ///
-/// ```no_run
+/// ```
 /// use procession::{Process, Queue};
 ///
 /// fn square(jobs: Queue<u64>, results: Queue<u64>) {
@@ -57,7 +57,10 @@ impl<T> Queue<T> {
     /// # Errors
     /// When there is no memory.
     pub fn unbounded() -> Result<Queue<T>> {
-        Ok(Queue { queue: engine::Queue::new(None)?, value: PhantomData })
+        Ok(Queue {
+            queue: engine::Queue::new(None)?,
+            value: PhantomData,
+        })
     }
 
     /// A new one that holds `capacity` values at most; who sends more waits.
@@ -66,8 +69,13 @@ impl<T> Queue<T> {
     /// When `capacity` is 0 or more than 2^32, or there is no memory.
     pub fn bounded(capacity: usize) -> Result<Queue<T>> {
         let capacity = u32::try_from(capacity).ok().and_then(NonZeroU32::new);
-        let capacity = capacity.ok_or_else(|| Error::misuse("the capacity of a queue is at least 1, and fits 32 bits"))?;
-        Ok(Queue { queue: engine::Queue::new(Some(capacity))?, value: PhantomData })
+        let capacity = capacity.ok_or_else(|| {
+            Error::misuse("the capacity of a queue is at least 1, and fits 32 bits")
+        })?;
+        Ok(Queue {
+            queue: engine::Queue::new(Some(capacity))?,
+            value: PhantomData,
+        })
     }
 
     /// How many values it holds now.
@@ -87,7 +95,9 @@ impl<T> Queue<T> {
 
     /// How many values it holds at most; `None` for an unbounded one.
     pub fn capacity(&self) -> Option<usize> {
-        self.queue.capacity().map(|capacity| capacity.get() as usize)
+        self.queue
+            .capacity()
+            .map(|capacity| capacity.get() as usize)
     }
 
     /// No more values can be sent, in any process. Those in it can be received; who waits for more is told
@@ -134,7 +144,8 @@ impl<T: DeserializeOwned> Queue<T> {
     /// # Errors
     /// When the queue is closed and empty ([`Error::is_closed`]), or the value can't be read as a `T`. It is taken then.
     pub fn recv(&self) -> Result<T> {
-        receive(&self.queue, &mut Patience::forever()).map_err(|why| why.into_error("a value in the queue", None))
+        receive(&self.queue, &mut Patience::forever())
+            .map_err(|why| why.into_error("a value in the queue", None))
     }
 
     /// Receives the next value if there is one now.
@@ -163,7 +174,9 @@ impl<T: DeserializeOwned> Queue<T> {
     /// When a value can't be read as a `T`: its `Serialize` and `Deserialize` don't agree. [`recv`](Self::recv) says so
     /// as an error.
     pub fn iter(&self) -> impl Iterator<Item = T> {
-        std::iter::from_fn(|| receive(&self.queue, &mut Patience::forever()).map_or_else(NotReceived::end, Some))
+        std::iter::from_fn(|| {
+            receive(&self.queue, &mut Patience::forever()).map_or_else(NotReceived::end, Some)
+        })
     }
 
     /// The values that are there; does not wait.
@@ -171,7 +184,9 @@ impl<T: DeserializeOwned> Queue<T> {
     /// # Panics
     /// As [`iter`](Self::iter).
     pub fn try_iter(&self) -> impl Iterator<Item = T> {
-        std::iter::from_fn(|| receive(&self.queue, &mut Patience::none()).map_or_else(NotReceived::end, Some))
+        std::iter::from_fn(|| {
+            receive(&self.queue, &mut Patience::none()).map_or_else(NotReceived::end, Some)
+        })
     }
 }
 
@@ -180,13 +195,17 @@ pub(crate) fn send<T: Serialize>(
     value: T,
     patience: &mut Patience<'_>,
 ) -> Result<(), SendError<T>> {
-    let sent = wire::encode_and(&value, 0, |packed| packed.send(0, |message| queue.put(message, patience)));
+    let sent = wire::encode_and(&value, 0, |packed| {
+        packed.send(0, |message| queue.put(message, patience))
+    });
     let why = match sent {
         Ok(Ok(())) => return Ok(()),
         Ok(Err(PutError::Full)) => Error::full(),
         Ok(Err(PutError::Memory(error))) => Error::from(error),
         Ok(Err(PutError::Gone)) => Error::garbled("a queue"),
-        Ok(Err(PutError::Closed | PutError::Interrupted)) => Error::closed("nobody receives there any more"),
+        Ok(Err(PutError::Closed | PutError::Interrupted)) => {
+            Error::closed("nobody receives there any more")
+        }
         Err(error) => error,
     };
     Err(SendError(Box::new(Unsent { value, why })))
@@ -204,7 +223,9 @@ impl NotReceived {
     pub(crate) fn into_error(self, what: &'static str, after: Option<Duration>) -> Error {
         match self {
             NotReceived::Nothing => Error::timed_out(what, after),
-            NotReceived::Closed => Error::closed("there is nothing more to receive: the other side has closed it or ended"),
+            NotReceived::Closed => Error::closed(
+                "there is nothing more to receive: the other side has closed it or ended",
+            ),
             NotReceived::Gone => Error::garbled("a queue"),
             NotReceived::Unreadable(error) => error,
         }
@@ -234,7 +255,10 @@ pub(crate) fn receive<T: DeserializeOwned>(
 impl<T> Clone for Queue<T> {
     /// Another name for the same queue.
     fn clone(&self) -> Queue<T> {
-        Queue { queue: self.queue.clone(), value: PhantomData }
+        Queue {
+            queue: self.queue.clone(),
+            value: PhantomData,
+        }
     }
 }
 
@@ -257,7 +281,10 @@ impl<T> Serialize for Queue<T> {
 impl<'de, T> Deserialize<'de> for Queue<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Queue<T>, D::Error> {
         let queue = wire::deserialize_handle(deserializer, engine::Queue::from_handle)?;
-        Ok(Queue { queue, value: PhantomData })
+        Ok(Queue {
+            queue,
+            value: PhantomData,
+        })
     }
 }
 

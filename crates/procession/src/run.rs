@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 /// For what a function with arguments is too small: the fields travel to the process, `run` is its `main`, and
 /// what it returns comes back from [`join`](crate::Process::join).
 ///
-/// ```no_run
+/// ```
 /// use procession::{Process, Run};
 /// use serde::{Deserialize, Serialize};
 ///

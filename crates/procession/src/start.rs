@@ -79,18 +79,32 @@ pub fn init() {
 #[doc(hidden)]
 pub fn __test_entry(module: &str, name: &str) {
     // libtest leaves the name of the crate out.
-    let path = module.split_once("::").map_or_else(|| name.to_owned(), |(_, path)| format!("{path}::{name}"));
+    let path = module
+        .split_once("::")
+        .map_or_else(|| name.to_owned(), |(_, path)| format!("{path}::{name}"));
     // A child is this test, run again on its own; it does not come further than the next line.
-    let arguments = [&path, "--exact", "--nocapture", "--include-ignored", "--test-threads=1"];
+    let arguments = [
+        &path,
+        "--exact",
+        "--nocapture",
+        "--include-ignored",
+        "--test-threads=1",
+    ];
     // The harness's other thread waits for this one, and holds no lock meanwhile.
     launch::allow_threads_in_server();
     launch::set_child_arguments(arguments.into_iter().map(OsString::from).collect());
     init();
 }
 
-#[allow(clippy::print_stderr, reason = "a child that can't do its work has nobody else to tell")]
+#[allow(
+    clippy::print_stderr,
+    reason = "a child that can't do its work has nobody else to tell"
+)]
 fn complain(error: &dyn std::error::Error) {
-    eprintln!("procession: process {} can't begin its work: {error}", std::process::id());
+    eprintln!(
+        "procession: process {} can't begin its work: {error}",
+        std::process::id()
+    );
 }
 
 /// The life of a child, to its exit code.
@@ -122,13 +136,21 @@ fn run_function(entry: launch::Entry) -> i32 {
     };
     let skip = message.bytes.len() - rest.len();
     let buffers = std::mem::take(&mut message.buffers);
-    let request = Request { entry, carrier: Carrier::Message(message), skip, buffers, headroom: 0 };
+    let request = Request {
+        entry,
+        carrier: Carrier::Message(message),
+        skip,
+        buffers,
+        headroom: 0,
+    };
 
     panic::watch(Watch::Note);
     let last = reply.clone();
     panic::set_last_words(move |panic| {
         let packed = wire::encode_plain(Vec::new(), panic);
-        let _ = packed.send(AnswerKind::Panic.to_tag(), |message| last.0.put(message, &mut Patience::none()));
+        let _ = packed.send(AnswerKind::Panic.to_tag(), |message| {
+            last.0.put(message, &mut Patience::none())
+        });
     });
     let answered = entry::run(request, &mut |kind, packed| {
         packed.send(kind.to_tag(), |message| put_answer(&reply.0, message))
@@ -145,7 +167,10 @@ fn run_function(entry: launch::Entry) -> i32 {
     }
 }
 
-fn put_answer(queue: &Queue, message: &crate::engine::Outgoing<'_>) -> std::result::Result<(), crate::engine::AllocError> {
+fn put_answer(
+    queue: &Queue,
+    message: &crate::engine::Outgoing<'_>,
+) -> std::result::Result<(), crate::engine::AllocError> {
     use crate::engine::PutError;
     match queue.put(message, &mut Patience::none()) {
         Ok(()) => Ok(()),
@@ -168,7 +193,9 @@ pub(crate) fn children() -> Vec<Arc<Running>> {
     let mine = std::process::id();
     let mut running = Vec::new();
     list.retain(|child| {
-        let Some(child) = child.upgrade() else { return false };
+        let Some(child) = child.upgrade() else {
+            return false;
+        };
         let alive = child.owner == mine && child.child.is_alive();
         if alive {
             running.push(child);
@@ -206,14 +233,22 @@ pub(crate) fn start<A: Serialize>(
             run,
         })
     })?;
-    Ok(Running { child, reply: start.reply, daemon, method, owner: std::process::id() })
+    Ok(Running {
+        child,
+        reply: start.reply,
+        daemon,
+        method,
+        owner: std::process::id(),
+    })
 }
 
 /// Starts a child of any occupation.
 pub(crate) fn launch(request: LaunchRequest<'_>) -> Result<crate::engine::Child> {
     let forks = matches!(request.method, launch::StartMethod::Fork);
     if forks {
-        FORKING.set(Some(CHILDREN.lock().unwrap_or_else(PoisonError::into_inner)));
+        FORKING.set(Some(
+            CHILDREN.lock().unwrap_or_else(PoisonError::into_inner),
+        ));
     }
     let result = launch::launch(&request);
     if forks {

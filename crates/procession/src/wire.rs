@@ -29,17 +29,31 @@ impl Packed {
     /// Calls `send` with the message.
     pub(crate) fn send<R>(&self, tag: u32, send: impl FnOnce(&Outgoing<'_>) -> R) -> R {
         if self.buffers.is_empty() {
-            return send(&Outgoing { bytes: &self.bytes, buffers: &[], handles: &self.handles, tag });
+            return send(&Outgoing {
+                bytes: &self.bytes,
+                buffers: &[],
+                handles: &self.handles,
+                tag,
+            });
         }
         let buffers: Vec<&[u8]> = self.buffers.iter().map(|bytes| &**bytes).collect();
-        send(&Outgoing { bytes: &self.bytes, buffers: &buffers, handles: &self.handles, tag })
+        send(&Outgoing {
+            bytes: &self.bytes,
+            buffers: &buffers,
+            handles: &self.handles,
+            tag,
+        })
     }
-
 
     /// The same as a task or result of a pool, behind the bytes that the engine fills in.
     pub(crate) fn submit<R>(&mut self, tag: u32, submit: impl FnOnce(Submission<'_>) -> R) -> R {
         let buffers: Vec<&[u8]> = self.buffers.iter().map(|bytes| &**bytes).collect();
-        submit(Submission { tag, bytes: &mut self.bytes, buffers: &buffers, handles: &self.handles })
+        submit(Submission {
+            tag,
+            bytes: &mut self.bytes,
+            buffers: &buffers,
+            handles: &self.handles,
+        })
     }
 }
 
@@ -90,11 +104,18 @@ impl Drop for Collecting {
 }
 
 /// Serialises `value` behind the bytes that are there already.
-pub(crate) fn encode_after<T: Serialize + ?Sized>(bytes: Vec<u8>, value: &T) -> Result<Packed, Error> {
+pub(crate) fn encode_after<T: Serialize + ?Sized>(
+    bytes: Vec<u8>,
+    value: &T,
+) -> Result<Packed, Error> {
     let collecting = Collecting::begin();
     let bytes = postcard::to_extend(value, bytes).map_err(|error| Error::encoding::<T>(error))?;
     let Collector { handles, buffers } = collecting.end();
-    Ok(Packed { bytes, handles, buffers })
+    Ok(Packed {
+        bytes,
+        handles,
+        buffers,
+    })
 }
 
 /// Serialises `value`.
@@ -104,7 +125,11 @@ pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Packed, Error> 
 
 /// Serialises `value` behind `headroom` free bytes, into memory that this thread uses again and again, and calls
 /// `send` with it.
-pub(crate) fn encode_and<T, R>(value: &T, headroom: usize, send: impl FnOnce(&mut Packed) -> R) -> Result<R, Error>
+pub(crate) fn encode_and<T, R>(
+    value: &T,
+    headroom: usize,
+    send: impl FnOnce(&mut Packed) -> R,
+) -> Result<R, Error>
 where
     T: Serialize + ?Sized,
 {
@@ -128,7 +153,11 @@ pub(crate) fn encode_plain<T: Serialize>(bytes: Vec<u8>, value: &T) -> Packed {
 /// The way back.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], buffers: Vec<Block>) -> Result<T, Error> {
     let (value, rest) = decode_first(bytes, buffers)?;
-    if rest.is_empty() { Ok(value) } else { Err(Error::garbled(std::any::type_name::<T>())) }
+    if rest.is_empty() {
+        Ok(value)
+    } else {
+        Err(Error::garbled(std::any::type_name::<T>()))
+    }
 }
 
 /// Decodes a message, whose references end with it: after the value has taken its own.
@@ -138,18 +167,28 @@ pub(crate) fn decode_message<T: DeserializeOwned>(mut message: Message) -> Resul
 }
 
 /// Decodes a value and gives what follows it.
-pub(crate) fn decode_first<T: DeserializeOwned>(bytes: &[u8], buffers: Vec<Block>) -> Result<(T, &[u8]), Error> {
+pub(crate) fn decode_first<T: DeserializeOwned>(
+    bytes: &[u8],
+    buffers: Vec<Block>,
+) -> Result<(T, &[u8]), Error> {
     struct Receiving;
     impl Drop for Receiving {
         fn drop(&mut self) {
             RECEIVING.with_borrow_mut(Vec::pop);
         }
     }
-    let incoming = Incoming { buffers: buffers.into_iter().map(Some).collect(), trouble: None };
+    let incoming = Incoming {
+        buffers: buffers.into_iter().map(Some).collect(),
+        trouble: None,
+    };
     RECEIVING.with_borrow_mut(|stack| stack.push(incoming));
     let receiving = Receiving;
     let result = postcard::take_from_bytes::<T>(bytes);
-    let trouble = RECEIVING.with_borrow_mut(|stack| stack.last_mut().and_then(|incoming| incoming.trouble.take()));
+    let trouble = RECEIVING.with_borrow_mut(|stack| {
+        stack
+            .last_mut()
+            .and_then(|incoming| incoming.trouble.take())
+    });
     drop(receiving);
     result.map_err(|error| match trouble {
         Some(Trouble::Gone(gone)) => Error::gone(gone),
@@ -159,7 +198,10 @@ pub(crate) fn decode_first<T: DeserializeOwned>(bytes: &[u8], buffers: Vec<Block
 }
 
 /// Serialises the handle of an object that the message then keeps alive.
-pub(crate) fn serialize_handle<S: serde::Serializer>(handle: Handle, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn serialize_handle<S: serde::Serializer>(
+    handle: Handle,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     note(handle).ok_or_else(|| serde::ser::Error::custom(OUTSIDE))?;
     handle.to_bytes().serialize(serializer)
 }
@@ -233,7 +275,9 @@ where
             let mut handles = [Handle::from_bytes([0; 16]); N];
             for (index, handle) in handles.iter_mut().enumerate() {
                 let bytes = sequence.next_element::<[u8; 16]>()?;
-                *handle = Handle::from_bytes(bytes.ok_or_else(|| de::Error::invalid_length(index, &self))?);
+                *handle = Handle::from_bytes(
+                    bytes.ok_or_else(|| de::Error::invalid_length(index, &self))?,
+                );
             }
             Ok(handles)
         }

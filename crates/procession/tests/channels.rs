@@ -4,11 +4,17 @@ mod support;
 
 use std::time::Instant;
 
-use procession::{Bytes, Connection, Event, Lock, Pool, Process, Queue, Receiver, Sender, StartMethod};
+use procession::{
+    Bytes, Connection, Event, Lock, Pool, Process, Queue, Receiver, Sender, StartMethod,
+};
 use serde::{Deserialize, Serialize};
 use support::{ms, watched};
 
-const METHODS: [StartMethod; 3] = [StartMethod::Spawn, StartMethod::ForkServer, StartMethod::Fork];
+const METHODS: [StartMethod; 3] = [
+    StartMethod::Spawn,
+    StartMethod::ForkServer,
+    StartMethod::Fork,
+];
 
 #[procession::test]
 fn values_go_through_a_queue_in_order_and_once() {
@@ -24,7 +30,10 @@ fn values_go_through_a_queue_in_order_and_once() {
             queue.clone(),
         );
         for number in 0..500 {
-            assert_eq!(queue.recv_timeout(ms(20_000)).unwrap(), (number, format!("value {number}")));
+            assert_eq!(
+                queue.recv_timeout(ms(20_000)).unwrap(),
+                (number, format!("value {number}"))
+            );
         }
         producer.unwrap().join().unwrap();
         assert!(queue.is_empty());
@@ -37,12 +46,19 @@ fn many_senders_and_receivers_lose_nothing() {
     let (work, sums) = (Queue::unbounded().unwrap(), Queue::unbounded().unwrap());
     let receivers: Vec<_> = (0..2)
         .map(|_| {
-            let receive = |work: Queue<u64>, sums: Queue<u64>| sums.send(work.iter().sum()).unwrap();
+            let receive =
+                |work: Queue<u64>, sums: Queue<u64>| sums.send(work.iter().sum()).unwrap();
             Process::spawn(receive, (work.clone(), sums.clone())).unwrap()
         })
         .collect();
     let senders: Vec<_> = (0..3)
-        .map(|_| Process::spawn(|work: Queue<u64>| (1..=1000).for_each(|n| work.send(n).unwrap()), work.clone()).unwrap())
+        .map(|_| {
+            Process::spawn(
+                |work: Queue<u64>| (1..=1000).for_each(|n| work.send(n).unwrap()),
+                work.clone(),
+            )
+            .unwrap()
+        })
         .collect();
     for sender in senders {
         sender.join().unwrap();
@@ -67,7 +83,12 @@ fn a_queue_that_is_full_empty_or_closed_says_so() {
     let error = queue.try_send("three".to_owned()).unwrap_err();
     assert!(error.is_full() && !error.is_closed());
     assert_eq!(error.into_inner(), "three");
-    assert!(queue.send_timeout("three".to_owned(), ms(10)).unwrap_err().is_full());
+    assert!(
+        queue
+            .send_timeout("three".to_owned(), ms(10))
+            .unwrap_err()
+            .is_full()
+    );
     queue.close();
     assert!(queue.send("four".to_owned()).unwrap_err().is_closed());
     assert_eq!(queue.iter().collect::<Vec<_>>(), ["one", "two"]);
@@ -80,7 +101,7 @@ fn a_value_is_there_when_its_sender_has_ended() {
     let _watched = watched();
     let queue = Queue::unbounded().unwrap();
     let sender = Process::spawn(
-        |queue: Queue<Bytes>| {
+        |queue: Queue<Bytes>| -> () {
             queue.send(Bytes::from(vec![5; 10_000_000])).unwrap();
             // Nothing runs after this.
             std::process::abort();
@@ -111,8 +132,15 @@ fn a_sender_killed_at_any_moment_leaves_whole_values() {
         }
         sender.kill().unwrap();
         sender.wait();
-        let rest: Vec<usize> = queue.try_iter().map(|value: Vec<u64>| value.len()).collect();
-        assert!(rest.iter().enumerate().all(|(i, &length)| length == (i + 20 + round as usize) % 300));
+        let rest: Vec<usize> = queue
+            .try_iter()
+            .map(|value: Vec<u64>| value.len())
+            .collect();
+        assert!(
+            rest.iter()
+                .enumerate()
+                .all(|(i, &length)| length == (i + 20 + round as usize) % 300)
+        );
         queue.send(vec![1, 2]).unwrap();
         assert_eq!(queue.recv().unwrap(), [1, 2]);
     }
@@ -137,7 +165,14 @@ fn handles_travel_in_arguments_messages_results_and_values() {
                 parcel.reply.unwrap().send(7).unwrap();
                 // On to whoever reads there, with a queue of this process's own.
                 let made_here = Queue::unbounded().unwrap();
-                parcel.queue.send(Parcel { lock: parcel.lock, queue: made_here.clone(), reply: None }).unwrap();
+                parcel
+                    .queue
+                    .send(Parcel {
+                        lock: parcel.lock,
+                        queue: made_here.clone(),
+                        reply: None,
+                    })
+                    .unwrap();
                 made_here
             },
             outer.clone(),
@@ -146,13 +181,28 @@ fn handles_travel_in_arguments_messages_results_and_values() {
         let (lock, inner) = (Lock::new(41).unwrap(), Queue::unbounded().unwrap());
         let (sender, receiver) = procession::pipe().unwrap();
         // The only names for these are in the message for a while.
-        outer.send(Parcel { lock, queue: inner.clone(), reply: Some(sender) }).unwrap();
+        outer
+            .send(Parcel {
+                lock,
+                queue: inner.clone(),
+                reply: Some(sender),
+            })
+            .unwrap();
         assert_eq!(receiver.recv().unwrap(), 7);
-        assert!(receiver.recv_timeout(ms(20_000)).unwrap_err().is_closed(), "its only sender is gone");
+        assert!(
+            receiver.recv_timeout(ms(20_000)).unwrap_err().is_closed(),
+            "its only sender is gone"
+        );
         let parcel = inner.recv().unwrap();
         assert_eq!(*parcel.lock.lock().unwrap(), 42);
         let made_there = process.join().unwrap();
-        made_there.send(Parcel { lock: parcel.lock, queue: inner, reply: None }).unwrap();
+        made_there
+            .send(Parcel {
+                lock: parcel.lock,
+                queue: inner,
+                reply: None,
+            })
+            .unwrap();
         assert_eq!(*parcel.queue.recv().unwrap().lock.lock().unwrap(), 42);
     }
 }
@@ -240,7 +290,10 @@ fn the_death_of_somebody_elses_child_ends_a_pipe() {
     );
     let parent = parent.unwrap();
     let child = receiver.recv().unwrap();
-    let killed = std::process::Command::new("kill").args(["-9", &child.to_string()]).status().unwrap();
+    let killed = std::process::Command::new("kill")
+        .args(["-9", &child.to_string()])
+        .status()
+        .unwrap();
     assert!(killed.success());
     let began = Instant::now();
     assert!(receiver.recv_timeout(ms(20_000)).unwrap_err().is_closed());
@@ -291,7 +344,10 @@ fn an_end_on_its_way_counts_as_there() {
     post.send(sender).unwrap();
     drop(post);
     assert_eq!(receiver.recv().unwrap(), 3);
-    assert!(receiver.recv().unwrap_err().is_closed(), "the message was dropped with its queue");
+    assert!(
+        receiver.recv().unwrap_err().is_closed(),
+        "the message was dropped with its queue"
+    );
 }
 
 #[procession::test]
@@ -299,7 +355,11 @@ fn a_conversation_has_two_directions() {
     let _watched = watched();
     let (here, there) = procession::duplex::<String, usize>().unwrap();
     let process = Process::spawn(
-        |peer: Connection<usize, String>| peer.iter().map(|text| peer.send(text.len()).unwrap()).count(),
+        |peer: Connection<usize, String>| {
+            peer.iter()
+                .map(|text| peer.send(text.len()).unwrap())
+                .count()
+        },
         there,
     );
     for text in ["a", "bc", ""] {
@@ -340,13 +400,20 @@ fn what_cannot_be_read_is_an_error_and_the_next_value_can() {
     impl<'de> Deserialize<'de> for Odd {
         fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Odd, D::Error> {
             let number = u32::deserialize(deserializer)?;
-            if number % 2 == 1 { Ok(Odd(number)) } else { Err(serde::de::Error::custom("even")) }
+            if number % 2 == 1 {
+                Ok(Odd(number))
+            } else {
+                Err(serde::de::Error::custom("even"))
+            }
         }
     }
     let queue = Queue::unbounded().unwrap();
     queue.send(Odd(2)).unwrap();
     queue.send(Odd(3)).unwrap();
     let error = queue.recv().unwrap_err();
-    assert!(error.is_serialisation() && error.to_string().contains("Odd"), "{error}");
+    assert!(
+        error.is_serialisation() && error.to_string().contains("Odd"),
+        "{error}"
+    );
     assert_eq!(queue.recv().unwrap().0, 3);
 }

@@ -6,15 +6,26 @@ use procession::{Lock, Pool, Process, StartMethod};
 #[test]
 fn starting_without_init_is_an_error_that_says_so() {
     for method in [StartMethod::Spawn, StartMethod::ForkServer] {
-        let error = Process::builder().start_method(method).spawn(|x: u32| x, 1).unwrap_err();
+        let error = Process::builder()
+            .start_method(method)
+            .spawn(|x: u32| x, 1)
+            .unwrap_err();
         assert!(error.is_not_initialised());
         let text = error.to_string();
-        assert!(text.contains("procession::init()") && text.contains("main"), "{text}");
+        assert!(
+            text.contains("procession::init()") && text.contains("main"),
+            "{text}"
+        );
 
-        let error = Pool::builder().workers(2).start_method(method).build().unwrap_err();
+        let error = Pool::builder()
+            .workers(2)
+            .start_method(method)
+            .build()
+            .unwrap_err();
         assert!(error.is_not_initialised(), "{error}");
     }
-    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", std::process::id()));
+    let children =
+        std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", std::process::id()));
     assert_eq!(children.unwrap_or_default(), "");
 }
 

@@ -8,7 +8,11 @@ use std::time::Instant;
 use procession::{Atomic, Error, Event, Pool, Process, Queue, StartMethod};
 use support::{descriptors, ms, until, watched};
 
-const METHODS: [StartMethod; 3] = [StartMethod::Spawn, StartMethod::ForkServer, StartMethod::Fork];
+const METHODS: [StartMethod; 3] = [
+    StartMethod::Spawn,
+    StartMethod::ForkServer,
+    StartMethod::Fork,
+];
 
 fn add(one: u64, other: u64) -> u64 {
     one + other
@@ -27,13 +31,22 @@ fn kill_myself(_: u64) -> u64 {
 fn tasks_by_every_start_method() {
     let _watched = watched();
     for method in METHODS {
-        let pool = Pool::builder().workers(2).start_method(method).build().unwrap();
+        let pool = Pool::builder()
+            .workers(2)
+            .start_method(method)
+            .build()
+            .unwrap();
         assert_eq!(pool.workers(), 2);
         assert_eq!(pool.apply(add, (40, 2)).unwrap(), 42, "{method:?}");
         let task = pool.apply_async(|x: u64| x + 1, 41).unwrap();
         assert_eq!(task.get().unwrap(), 42);
         let squares = pool.map(|x| x * x, 0..1000_u64).unwrap();
-        assert!(squares.iter().enumerate().all(|(i, &square)| square == (i * i) as u64));
+        assert!(
+            squares
+                .iter()
+                .enumerate()
+                .all(|(i, &square)| square == (i * i) as u64)
+        );
         assert_eq!(squares.len(), 1000);
         pool.join().unwrap();
     }
@@ -46,10 +59,22 @@ fn map_takes_any_iterator_in_any_chunks() {
     let none: Vec<u64> = pool.map(|x| x, std::iter::empty::<u64>()).unwrap();
     assert!(none.is_empty());
     // Of unknown length.
-    let odd = pool.map(|x| x + 1, (0..100_u64).filter(|x| x % 2 == 1)).unwrap();
-    assert_eq!(odd, (0..100).filter(|x| x % 2 == 1).map(|x| x + 1).collect::<Vec<u64>>());
+    let odd = pool
+        .map(|x| x + 1, (0..100_u64).filter(|x| x % 2 == 1))
+        .unwrap();
+    assert_eq!(
+        odd,
+        (0..100)
+            .filter(|x| x % 2 == 1)
+            .map(|x| x + 1)
+            .collect::<Vec<u64>>()
+    );
     for chunk in [1, 7, 100, 1000] {
-        let texts = pool.map_chunked(|(n, text): (usize, String)| text.repeat(n), (0..20).map(|n| (n, "ab".into())), chunk);
+        let texts = pool.map_chunked(
+            |(n, text): (usize, String)| text.repeat(n),
+            (0..20).map(|n| (n, "ab".into())),
+            chunk,
+        );
         let lengths: Vec<usize> = texts.unwrap().iter().map(String::len).collect();
         assert_eq!(lengths, (0..20).map(|n| n * 2).collect::<Vec<_>>());
     }
@@ -65,14 +90,22 @@ fn imap_gives_results_in_order_and_asks_for_items_as_it_goes() {
         asked += 1;
         Some(asked - 1)
     });
-    let first: Vec<u64> = pool.imap(|x| x * 2, endless).unwrap().take(200).collect::<Result<_, _>>().unwrap();
+    let first: Vec<u64> = pool
+        .imap(|x| x * 2, endless)
+        .unwrap()
+        .take(200)
+        .collect::<Result<_, _>>()
+        .unwrap();
     assert_eq!(first, (0..200).map(|x| x * 2).collect::<Vec<_>>());
     assert!(asked < 300, "{asked} items were asked for");
 
     let mut results = pool.imap(|x: u64| 10 / x, [5, 0, 2]).unwrap();
     assert_eq!(results.next().unwrap().unwrap(), 2);
     let error = results.next().unwrap().unwrap_err();
-    assert!(error.panic().unwrap().message().contains("divide by zero"), "{error}");
+    assert!(
+        error.panic().unwrap().message().contains("divide by zero"),
+        "{error}"
+    );
     assert_eq!(results.next().unwrap().unwrap(), 5);
     assert!(results.next().is_none() && results.next().is_none());
 }
@@ -85,7 +118,10 @@ fn imap_unordered_gives_each_result_once_as_it_comes() {
     let results: Vec<u64> = results.collect::<Result<_, _>>().unwrap();
     assert_eq!(results.len(), 4);
     assert_eq!(results[3], 400, "the slow one comes last: {results:?}");
-    assert_eq!(results.iter().copied().collect::<HashSet<_>>(), HashSet::from([400, 1, 2, 3]));
+    assert_eq!(
+        results.iter().copied().collect::<HashSet<_>>(),
+        HashSet::from([400, 1, 2, 3])
+    );
 }
 
 #[procession::test]
@@ -107,7 +143,9 @@ fn a_panic_in_a_task_is_told_with_its_place_and_the_worker_goes_on() {
     let _watched = watched();
     let pool = Pool::new(1).unwrap();
     let pids = pool.worker_pids();
-    let error = pool.apply(|| -> u32 { panic!("broken {}", 1 + 1) }, ()).unwrap_err();
+    let error = pool
+        .apply(|| -> u32 { panic!("broken {}", 1 + 1) }, ())
+        .unwrap_err();
     assert!(error.is_panic() && !error.is_worker_lost());
     let panic = error.panic().unwrap();
     assert_eq!(panic.message(), "broken 2");
@@ -122,10 +160,18 @@ fn a_panic_in_a_task_is_told_with_its_place_and_the_worker_goes_on() {
 fn a_worker_that_dies_fails_its_task_alone() {
     let _watched = watched();
     for method in METHODS {
-        let pool = Pool::builder().workers(2).start_method(method).build().unwrap();
-        let others: Vec<_> = (0..50).map(|_| pool.apply_async(pause, 4).unwrap()).collect();
+        let pool = Pool::builder()
+            .workers(2)
+            .start_method(method)
+            .build()
+            .unwrap();
+        let others: Vec<_> = (0..50)
+            .map(|_| pool.apply_async(pause, 4).unwrap())
+            .collect();
         let doomed = pool.apply_async(kill_myself, 0).unwrap();
-        let more: Vec<_> = (0..50).map(|_| pool.apply_async(pause, 1).unwrap()).collect();
+        let more: Vec<_> = (0..50)
+            .map(|_| pool.apply_async(pause, 1).unwrap())
+            .collect();
         let error = doomed.get().unwrap_err();
         assert!(error.is_worker_lost(), "{error}");
         assert_eq!(error.exit_status().unwrap().signal(), Some(6));
@@ -156,12 +202,19 @@ fn a_worker_killed_from_outside_is_noticed_at_once() {
     let task = task.unwrap();
     assert!(started.wait_timeout(ms(20_000)));
     let busy = pool.apply(std::process::id, ()).unwrap();
-    let victim = pool.worker_pids().into_iter().find(|&pid| pid != busy).unwrap();
+    let victim = pool
+        .worker_pids()
+        .into_iter()
+        .find(|&pid| pid != busy)
+        .unwrap();
     let began = Instant::now();
     kill(victim);
     let error = task.get().unwrap_err();
     assert!(error.is_worker_lost(), "{error}");
-    assert!(error.to_string().contains(&victim.to_string()) && error.to_string().contains("SIGKILL"), "{error}");
+    assert!(
+        error.to_string().contains(&victim.to_string()) && error.to_string().contains("SIGKILL"),
+        "{error}"
+    );
     assert!(began.elapsed() < ms(1500), "{:?}", began.elapsed());
     assert_eq!(pool.apply(add, (1, 2)).unwrap(), 3);
 }
@@ -188,7 +241,9 @@ fn a_worker_killed_while_idle_costs_nothing() {
 fn an_exit_in_a_task_is_the_loss_of_its_worker() {
     let _watched = watched();
     let pool = Pool::new(1).unwrap();
-    let error = pool.apply(|code: i32| -> u32 { std::process::exit(code) }, 3).unwrap_err();
+    let error = pool
+        .apply(|code: i32| -> u32 { std::process::exit(code) }, 3)
+        .unwrap_err();
     assert_eq!(error.exit_status().unwrap().code(), Some(3));
     assert!(error.is_worker_lost());
     assert_eq!(pool.apply(add, (1, 1)).unwrap(), 2);
@@ -200,16 +255,28 @@ fn an_initializer_runs_in_every_worker_before_its_tasks() {
     use std::sync::OnceLock;
     static MINE: OnceLock<u64> = OnceLock::new();
     let count = Atomic::new(0_u64).unwrap();
-    let pool = Pool::builder().workers(2).max_tasks_per_worker(5).initializer(
-        |count: Atomic<u64>, greeting: String| {
-            count.fetch_add(1);
-            MINE.set(greeting.len() as u64).expect("once in each process");
-        },
-        (count.clone(), "hello".to_owned()),
-    );
+    let pool = Pool::builder()
+        .workers(2)
+        .max_tasks_per_worker(5)
+        .initializer(
+            |count: Atomic<u64>, greeting: String| {
+                count.fetch_add(1);
+                MINE.set(greeting.len() as u64)
+                    .expect("once in each process");
+            },
+            (count.clone(), "hello".to_owned()),
+        );
     let pool = pool.build().unwrap();
-    drop(pool.map_chunked(|_| *MINE.get().unwrap(), 0..40_u64, 1).map(|lengths| assert_eq!(lengths, [5; 40])).unwrap());
-    let pids: HashSet<u32> = pool.map_chunked(|_| std::process::id(), 0..20_u64, 1).unwrap().into_iter().collect();
+    assert_eq!(
+        pool.map_chunked(|_| *MINE.get().unwrap(), 0..40_u64, 1)
+            .unwrap(),
+        [5; 40]
+    );
+    let pids: HashSet<u32> = pool
+        .map_chunked(|_| std::process::id(), 0..20_u64, 1)
+        .unwrap()
+        .into_iter()
+        .collect();
     assert!(pids.len() >= 4, "20 tasks, at most 5 to a worker: {pids:?}");
     assert!(count.load() >= 8, "{}", count.load());
     pool.join().unwrap();
@@ -218,7 +285,11 @@ fn an_initializer_runs_in_every_worker_before_its_tasks() {
 #[procession::test]
 fn an_initializer_that_fails_breaks_the_pool_with_its_reason() {
     let _watched = watched();
-    let pool = Pool::builder().workers(2).initializer(|| panic!("no dictionary"), ()).build().unwrap();
+    let pool = Pool::builder()
+        .workers(2)
+        .initializer(|| -> () { panic!("no dictionary") }, ())
+        .build()
+        .unwrap();
     let error = match pool.apply(add, (1, 2)) {
         Err(error) => error,
         Ok(_) => panic!("the pool works without its initializer"),
@@ -233,7 +304,9 @@ fn an_initializer_that_fails_breaks_the_pool_with_its_reason() {
 fn a_closed_pool_finishes_and_takes_no_more() {
     let _watched = watched();
     let pool = Pool::new(2).unwrap();
-    let tasks: Vec<_> = (0..20).map(|i| pool.apply_async(|i: u64| pause(2) + i, i).unwrap()).collect();
+    let tasks: Vec<_> = (0..20)
+        .map(|i| pool.apply_async(|i: u64| pause(2) + i, i).unwrap())
+        .collect();
     pool.close();
     let error = pool.apply(add, (1, 2)).unwrap_err();
     assert!(error.is_closed(), "{error}");
@@ -297,9 +370,15 @@ fn what_cannot_be_serialised_hurts_nobody_else() {
     }
     let pool = Pool::new(1).unwrap();
     let error = pool.apply(|picky: Picky| picky.0, Picky(1)).unwrap_err();
-    assert!(error.is_serialisation() && error.to_string().contains("Picky"), "{error}");
+    assert!(
+        error.is_serialisation() && error.to_string().contains("Picky"),
+        "{error}"
+    );
     let error = pool.apply(|| Picky(1), ()).err().unwrap();
-    assert!(error.is_serialisation() && error.to_string().contains("Picky"), "{error}");
+    assert!(
+        error.is_serialisation() && error.to_string().contains("Picky"),
+        "{error}"
+    );
     assert_eq!(pool.apply(add, (1, 2)).unwrap(), 3);
 }
 
@@ -326,7 +405,8 @@ fn a_pool_within_a_worker() {
     let _watched = watched();
     fn inner(number: u64) -> Result<Vec<u64>, String> {
         let pool = Pool::new(2).map_err(|error| error.to_string())?;
-        pool.map(|x| x + 1, 0..number).map_err(|error| error.to_string())
+        pool.map(|x| x + 1, 0..number)
+            .map_err(|error| error.to_string())
     }
     let pool = Pool::new(1).unwrap();
     assert_eq!(pool.apply(inner, 3).unwrap(), Ok(vec![1, 2, 3]));
@@ -386,11 +466,16 @@ fn errors_of_a_pool_are_one_type() {
 }
 
 fn ended(pid: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .map_or(true, |stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z')))
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| {
+        stat.rsplit(") ")
+            .next()
+            .is_some_and(|rest| rest.starts_with('Z'))
+    })
 }
 
 fn kill(pid: u32) {
-    let status = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status();
+    let status = std::process::Command::new("kill")
+        .args(["-9", &pid.to_string()])
+        .status();
     assert!(status.expect("there is kill").success());
 }

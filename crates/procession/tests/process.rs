@@ -11,7 +11,11 @@ use procession::{
 use serde::{Deserialize, Serialize};
 use support::{descriptors, ms, until, watched};
 
-const METHODS: [StartMethod; 3] = [StartMethod::Spawn, StartMethod::ForkServer, StartMethod::Fork];
+const METHODS: [StartMethod; 3] = [
+    StartMethod::Spawn,
+    StartMethod::ForkServer,
+    StartMethod::Fork,
+];
 
 fn add(one: u32, other: u32) -> u32 {
     one + other
@@ -26,12 +30,23 @@ fn results_come_back_by_every_start_method() {
     let _watched = watched();
     for method in METHODS {
         let builder = || Process::builder().start_method(method);
-        assert_eq!(builder().spawn(add, (20, 22)).unwrap().join().unwrap(), 42, "{method:?}");
-        assert_eq!(builder().spawn(|x: u64| x * x, 12).unwrap().join().unwrap(), 144);
+        assert_eq!(
+            builder().spawn(add, (20, 22)).unwrap().join().unwrap(),
+            42,
+            "{method:?}"
+        );
+        assert_eq!(
+            builder().spawn(|x: u64| x * x, 12).unwrap().join().unwrap(),
+            144
+        );
         let words = vec!["one".to_owned(), "two".to_owned()];
-        let joined = builder().spawn(|words: Vec<String>| words.join(" "), words).unwrap();
+        let joined = builder()
+            .spawn(|words: Vec<String>| words.join(" "), words)
+            .unwrap();
         assert_eq!(joined.join().unwrap(), "one two");
-        let told = builder().spawn(|| format!("{:?}", current_process().start_method()), ()).unwrap();
+        let told = builder()
+            .spawn(|| format!("{:?}", current_process().start_method()), ())
+            .unwrap();
         assert_eq!(told.join().unwrap(), format!("{:?}", Some(method)));
     }
 }
@@ -65,7 +80,10 @@ fn a_panic_with_a_value_that_is_no_text() {
     let _watched = watched();
     let process = Process::spawn(|| -> u32 { std::panic::panic_any(7_u8) }, ()).unwrap();
     let error = process.join().unwrap_err();
-    assert!(error.panic().unwrap().message().contains("no text"), "{error}");
+    assert!(
+        error.panic().unwrap().message().contains("no text"),
+        "{error}"
+    );
 }
 
 #[procession::test]
@@ -77,7 +95,10 @@ fn exit_codes_and_signals_are_told_apart() {
             std::process::exit(code)
         }
         let error = builder().spawn(exit, 7).unwrap().join().unwrap_err();
-        assert_eq!((error.exit_code(), error.signal(), error.is_panic()), (Some(7), None, false));
+        assert_eq!(
+            (error.exit_code(), error.signal(), error.is_panic()),
+            (Some(7), None, false)
+        );
         // Without a result there is none, whatever the code says.
         let error = builder().spawn(exit, 0).unwrap().join().unwrap_err();
         assert_eq!(error.exit_code(), Some(0), "{error}");
@@ -88,7 +109,12 @@ fn exit_codes_and_signals_are_told_apart() {
 fn signals_end_a_process() {
     let _watched = watched();
     for method in METHODS {
-        let start = || Process::builder().start_method(method).spawn(sleep_for, 30_000).unwrap();
+        let start = || {
+            Process::builder()
+                .start_method(method)
+                .spawn(sleep_for, 30_000)
+                .unwrap()
+        };
         let (terminated, killed, interrupted) = (start(), start(), start());
         assert!(terminated.is_alive() && killed.is_alive() && interrupted.is_alive());
         terminated.terminate().unwrap();
@@ -141,19 +167,37 @@ fn names_parents_and_children() {
     for method in METHODS {
         let (tell, told) = procession::pipe().unwrap();
         let (go_on, wait) = procession::pipe::<()>().unwrap();
-        let process = Process::builder().name("middle").daemon(true).start_method(method).spawn(
-            |tell: procession::Sender<(String, bool, Option<u32>, bool)>, wait: procession::Receiver<()>| {
-                let (me, parent) = (current_process(), parent_process());
-                let alive = parent.as_ref().is_some_and(|parent| parent.is_alive());
-                tell.send((me.name().to_owned(), me.is_daemon(), parent.map(|parent| parent.pid()), alive)).unwrap();
-                wait.recv().unwrap();
-            },
-            (tell, wait),
-        );
+        let process = Process::builder()
+            .name("middle")
+            .daemon(true)
+            .start_method(method)
+            .spawn(
+                |tell: procession::Sender<(String, bool, Option<u32>, bool)>,
+                 wait: procession::Receiver<()>| {
+                    let (me, parent) = (current_process(), parent_process());
+                    let alive = parent.as_ref().is_some_and(|parent| parent.is_alive());
+                    tell.send((
+                        me.name().to_owned(),
+                        me.is_daemon(),
+                        parent.map(|parent| parent.pid()),
+                        alive,
+                    ))
+                    .unwrap();
+                    wait.recv().unwrap();
+                },
+                (tell, wait),
+            );
         let process = process.unwrap();
-        assert_eq!(told.recv().unwrap(), ("middle".to_owned(), true, Some(std::process::id()), true));
+        assert_eq!(
+            told.recv().unwrap(),
+            ("middle".to_owned(), true, Some(std::process::id()), true)
+        );
         let children = active_children();
-        assert!(children.iter().any(|child| child.pid() == process.pid() && child.name() == "middle"));
+        assert!(
+            children
+                .iter()
+                .any(|child| child.pid() == process.pid() && child.name() == "middle")
+        );
         go_on.send(()).unwrap();
         let pid = process.pid();
         process.join().unwrap();
@@ -165,10 +209,17 @@ fn names_parents_and_children() {
 fn grandchildren_can_be_started_and_answer() {
     let _watched = watched();
     fn descend(depth: u32) -> u32 {
-        if depth == 0 { 1 } else { 1 + Process::spawn(descend, depth - 1).unwrap().join().unwrap() }
+        if depth == 0 {
+            1
+        } else {
+            1 + Process::spawn(descend, depth - 1).unwrap().join().unwrap()
+        }
     }
     for method in METHODS {
-        let process = Process::builder().start_method(method).spawn(descend, 2).unwrap();
+        let process = Process::builder()
+            .start_method(method)
+            .spawn(descend, 2)
+            .unwrap();
         assert_eq!(process.join().unwrap(), 3, "{method:?}");
     }
 }
@@ -186,20 +237,31 @@ fn a_daemon_dies_with_its_parent_and_others_do_not() {
                     _ => StartMethod::ForkServer,
                 };
                 let start = |daemon: bool| {
-                    Process::builder().daemon(daemon).start_method(method).spawn(sleep_for, 1500).unwrap()
+                    Process::builder()
+                        .daemon(daemon)
+                        .start_method(method)
+                        .spawn(sleep_for, 1500)
+                        .unwrap()
                 };
                 pids.send((start(true).pid(), start(false).pid())).unwrap();
                 sleep_for(30_000);
             },
-            (pids.clone(), method == StartMethod::Spawn, method == StartMethod::Fork),
+            (
+                pids.clone(),
+                method == StartMethod::Spawn,
+                method == StartMethod::Fork,
+            ),
         );
         let parent = parent.unwrap();
         let (daemon, other) = pids.recv().unwrap();
         parent.kill().unwrap();
         assert_eq!(parent.join().unwrap_err().signal(), Some(9));
         let ended = |pid: u32| {
-            std::fs::read_to_string(format!("/proc/{pid}/stat"))
-                .map_or(true, |stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z')))
+            std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| {
+                stat.rsplit(") ")
+                    .next()
+                    .is_some_and(|rest| rest.starts_with('Z'))
+            })
         };
         until(ms(1000), || ended(daemon).then_some(())).expect("the daemon dies within a second");
         assert!(!ended(other), "{method:?}: one that is no daemon runs on");
@@ -231,7 +293,10 @@ impl Run for Sum {
     type Output = (u64, String);
 
     fn run(self) -> (u64, String) {
-        (self.numbers.iter().sum(), current_process().name().to_owned())
+        (
+            self.numbers.iter().sum(),
+            current_process().name().to_owned(),
+        )
     }
 
     fn name(&self) -> Option<String> {
@@ -242,9 +307,15 @@ impl Run for Sum {
 #[procession::test]
 fn a_type_with_a_run_of_its_own() {
     let _watched = watched();
-    let process = Process::run(Sum { numbers: vec![1, 2, 3] }).unwrap();
+    let process = Process::run(Sum {
+        numbers: vec![1, 2, 3],
+    })
+    .unwrap();
     assert_eq!(process.join().unwrap(), (6, "sum of 3".to_owned()));
-    let named = Process::builder().name("other").run(Sum { numbers: vec![] }).unwrap();
+    let named = Process::builder()
+        .name("other")
+        .run(Sum { numbers: vec![] })
+        .unwrap();
     assert_eq!(named.join().unwrap(), (0, "other".to_owned()));
 }
 
@@ -256,7 +327,11 @@ struct Stubborn {
 
 impl Serialize for Stubborn {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if self.write { serializer.serialize_bool(true) } else { Err(serde::ser::Error::custom("will not")) }
+        if self.write {
+            serializer.serialize_bool(true)
+        } else {
+            Err(serde::ser::Error::custom("will not"))
+        }
     }
 }
 
@@ -271,10 +346,16 @@ fn what_cannot_be_serialised_is_an_error_on_the_side_that_tried() {
     let _watched = watched();
     let error = Process::spawn(|_: Stubborn| {}, Stubborn { write: false }).unwrap_err();
     assert!(error.to_string().contains("Stubborn"), "{error}");
-    let error = Process::spawn(|_: Stubborn| {}, Stubborn { write: true }).unwrap().join().unwrap_err();
+    let error = Process::spawn(|_: Stubborn| {}, Stubborn { write: true })
+        .unwrap()
+        .join()
+        .unwrap_err();
     let error = Error::from(error);
     assert!(format!("{error:?}").contains("Stubborn"), "{error:?}");
-    let error = Process::spawn(|| Stubborn { write: false }, ()).unwrap().join().unwrap_err();
+    let error = Process::spawn(|| Stubborn { write: false }, ())
+        .unwrap()
+        .join()
+        .unwrap_err();
     assert!(!error.is_panic());
     assert!(format!("{:?}", Error::from(error)).contains("Stubborn"));
 }
@@ -313,7 +394,10 @@ fn many_starts_leave_no_descriptor() {
     for method in METHODS {
         let run = |count: u32| {
             for number in 0..count {
-                let process = Process::builder().start_method(method).spawn(add, (number, 1)).unwrap();
+                let process = Process::builder()
+                    .start_method(method)
+                    .spawn(add, (number, 1))
+                    .unwrap();
                 assert_eq!(process.join().unwrap(), number + 1);
             }
         };

@@ -131,6 +131,7 @@ struct Job {
     used: bool,
     sealed: bool,
     abandoned: bool,
+    discarded: bool,
     announce: bool,
     announced: bool,
     submitted: u64,
@@ -275,6 +276,14 @@ impl Book {
         self.look_after(id, false)
     }
 
+    /// The job's owner wants no replies: those that come are thrown away.
+    pub(crate) fn discard(&mut self, id: JobId) {
+        if let Some(job) = self.job(id) {
+            job.discarded = true;
+            job.replies.clear();
+        }
+    }
+
     /// The job's owner is gone.
     pub(crate) fn abandon(&mut self, id: JobId) -> Todo {
         let todo = self.seal(id);
@@ -338,6 +347,7 @@ impl Book {
         self.outstanding -= 1;
         if let Some(job) = self.job(id)
             && !job.abandoned
+            && !job.discarded
         {
             job.replies.push_back((index, reply));
         }
@@ -403,6 +413,13 @@ impl Book {
     pub(crate) fn has_all(&mut self, id: JobId, drained: bool) -> bool {
         let ended = self.end.is_some() && drained;
         self.job(id).is_none_or(|job| job.is_complete() || ended)
+    }
+
+    /// Whether at most `count` tasks are without reply (true), or no reply will come (false).
+    pub(crate) fn has_at_most(&mut self, id: JobId, count: u64) -> Option<bool> {
+        let ended = self.end.is_some();
+        let few = self.job(id).is_none_or(|job| job.submitted - job.replied <= count);
+        if few { Some(!ended) } else { ended.then_some(false) }
     }
 
     pub(crate) fn counts(&mut self, id: JobId) -> (u64, u64) {

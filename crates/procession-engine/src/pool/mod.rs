@@ -465,6 +465,24 @@ impl Job {
         self.desk().wait(Interest::All(self.id), patience, look)
     }
 
+    /// Has replies that come from now on thrown away. The tasks are done all the same.
+    pub fn discard(&self) {
+        if self.desk().is_home() {
+            self.desk().book().discard(self.id);
+        }
+    }
+
+    /// Waits until at most `count` tasks are without reply. False if the pool has ended.
+    ///
+    /// # Errors
+    /// When the wait ended first.
+    pub fn wait_outstanding(&self, count: u64, patience: &mut Patience<'_>) -> Result<bool, WaitError> {
+        if !self.desk().is_home() {
+            return Ok(false);
+        }
+        self.desk().wait(Interest::Next(self.id), patience, |book, _| book.has_at_most(self.id, count))
+    }
+
     /// Whether the job is sealed and every reply is here. Takes in what is there, never waits.
     pub fn is_done(&self) -> bool {
         self.wait_all(&mut Patience::none()).is_ok()

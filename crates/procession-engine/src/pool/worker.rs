@@ -51,6 +51,11 @@ impl Task {
         self.message.as_mut().map(|message| std::mem::take(&mut message.buffers)).unwrap_or_default()
     }
 
+    /// The whole message, header included, once.
+    pub fn take_message(&mut self) -> Option<Message> {
+        self.message.take()
+    }
+
     /// Whether an object that it came with was gone when it arrived: there is nothing to run, and
     /// its result should say so.
     pub fn is_damaged(&self) -> bool {

@@ -55,6 +55,25 @@ impl Barrier {
         Ok((arrival.index, arrival.leader))
     }
 
+    /// Arrives and waits for the others; the leader calls `action` first. Returns the place, 0 for the
+    /// first to arrive. In one step, so that no signal's handler comes between the leader's arrival
+    /// and the others' release.
+    #[pyo3(signature = (timeout=Timeout::FOREVER, action=None), text_signature = "($self, timeout=None, action=None)")]
+    fn _pass(&self, py: Python<'_>, timeout: Timeout, action: Option<&Bound<'_, PyAny>>) -> PyResult<u32> {
+        let barrier = self.raw()?;
+        let arrival = wait::blocking(py, timeout, |patience| barrier.arrive(patience))?.or_raise(py)?;
+        if arrival.leader {
+            if let Some(action) = action
+                && let Err(error) = action.call0()
+            {
+                barrier.abort();
+                return Err(error);
+            }
+            barrier.finish(&arrival).or_raise(py)?;
+        }
+        Ok(barrier.parties() - 1 - arrival.index)
+    }
+
     /// The leader lets the others through.
     fn finish(&self, py: Python<'_>) -> PyResult<()> {
         let arrival = self.leading.lock().unwrap_or_else(PoisonError::into_inner).take();

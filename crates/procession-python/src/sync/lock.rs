@@ -58,6 +58,25 @@ impl Lock {
     }
 }
 
+impl Lock {
+    /// Acquires it again after a wait. It is held when this returns, whatever it raises.
+    pub(super) fn acquire_again(&self, py: Python<'_>) -> PyResult<()> {
+        let lock = self.raw()?;
+        let mut raised = None;
+        loop {
+            match wait::blocking(py, Timeout::FOREVER, |patience| lock.acquire(patience)) {
+                Ok(Ok(acquired)) => {
+                    self.on_owner_death.report(py, acquired, Held::Always, || ())?;
+                    return raised.map_or(Ok(()), Err);
+                }
+                Ok(Err(WaitError::TimedOut | WaitError::Interrupted)) => {}
+                // A signal's handler raised: that is for when the lock is held again.
+                Err(error) => raised = Some(error),
+            }
+        }
+    }
+}
+
 /// Gives back what was acquired a moment ago.
 fn undo(lock: &RawLock) {
     // It is held: that can't fail, unless another process has released it meanwhile.
@@ -85,7 +104,7 @@ impl Lock {
     }
 
     /// Releases the lock, whoever acquired it. ValueError if nobody did.
-    fn release(&self, py: Python<'_>) -> PyResult<()> {
+    pub(super) fn release(&self, py: Python<'_>) -> PyResult<()> {
         self.raw()?.release().or_raise(py)
     }
 
@@ -142,22 +161,9 @@ impl Lock {
         self.release(py).map(|()| 1)
     }
 
-    /// Acquires it again after a wait. It is held when this returns, whatever it raises.
     #[pyo3(signature = (_saved=1))]
     fn _acquire_restore(&self, py: Python<'_>, _saved: u32) -> PyResult<()> {
-        let lock = self.raw()?;
-        let mut raised = None;
-        loop {
-            match wait::blocking(py, Timeout::FOREVER, |patience| lock.acquire(patience)) {
-                Ok(Ok(acquired)) => {
-                    self.on_owner_death.report(py, acquired, Held::Always, || ())?;
-                    return raised.map_or(Ok(()), Err);
-                }
-                Ok(Err(WaitError::TimedOut | WaitError::Interrupted)) => {}
-                // A signal's handler raised: that is for when the lock is held again.
-                Err(error) => raised = Some(error),
-            }
-        }
+        self.acquire_again(py)
     }
 
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Reduced<'py>> {

@@ -52,6 +52,30 @@ impl RLock {
     }
 }
 
+impl RLock {
+    /// Undoes all acquires of the calling thread and says how many there were.
+    pub(super) fn release_all(&self, py: Python<'_>) -> PyResult<u32> {
+        self.raw()?.release_all().or_raise(py)
+    }
+
+    /// Acquires it as often as it was before a wait. It is held when this returns, whatever it raises.
+    pub(super) fn acquire_again(&self, py: Python<'_>, times: u32) -> PyResult<()> {
+        let lock = self.raw()?;
+        let mut raised = None;
+        loop {
+            match wait::blocking(py, Timeout::FOREVER, |patience| lock.acquire_times(times, patience)) {
+                Ok(Ok(acquired)) => {
+                    self.on_owner_death.report(py, acquired, Held::Always, || ())?;
+                    return raised.map_or(Ok(()), Err);
+                }
+                Ok(Err(WaitError::TimedOut | WaitError::Interrupted)) => {}
+                // A signal's handler raised: that is for when the lock is held again.
+                Err(error) => raised = Some(error),
+            }
+        }
+    }
+}
+
 /// Gives back what was acquired a moment ago.
 fn undo(lock: &RawRLock) {
     // It is held: that can't fail, unless another process has released it meanwhile.
@@ -137,25 +161,12 @@ impl RLock {
     }
 
     fn _release_save(&self, py: Python<'_>) -> PyResult<u32> {
-        self.raw()?.release_all().or_raise(py)
+        self.release_all(py)
     }
 
-    /// Acquires it as often as it was after a wait. It is held when this returns, whatever it raises.
     #[pyo3(signature = (saved=1))]
     fn _acquire_restore(&self, py: Python<'_>, saved: u32) -> PyResult<()> {
-        let lock = self.raw()?;
-        let mut raised = None;
-        loop {
-            match wait::blocking(py, Timeout::FOREVER, |patience| lock.acquire_times(saved, patience)) {
-                Ok(Ok(acquired)) => {
-                    self.on_owner_death.report(py, acquired, Held::Always, || ())?;
-                    return raised.map_or(Ok(()), Err);
-                }
-                Ok(Err(WaitError::TimedOut | WaitError::Interrupted)) => {}
-                // A signal's handler raised: that is for when the lock is held again.
-                Err(error) => raised = Some(error),
-            }
-        }
+        self.acquire_again(py, saved)
     }
 
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Reduced<'py>> {

@@ -7,6 +7,7 @@ use pyo3::types::{PyDict, PyTuple};
 use crate::arguments::{HandleBytes, Timeout};
 use crate::error::OrRaise;
 use crate::shared::{Inner, Reduced, reduce};
+use crate::sync::{Lock, RLock};
 use crate::wait;
 
 /// Those who wait for a condition, the longest-waiting first. One that is killed costs no wake-up.
@@ -41,6 +42,31 @@ impl WaitQueue {
     fn wait(&self, py: Python<'_>, ticket: u32, timeout: Timeout) -> PyResult<bool> {
         let queue = self.raw()?;
         match wait::blocking(py, timeout, |patience| queue.wait(Ticket::from_raw(ticket), patience))? {
+            Ok(()) => Ok(true),
+            Err(WaitError::TimedOut | WaitError::Interrupted) => Ok(false),
+        }
+    }
+
+    /// Waits with the lock let go, as often as it was acquired, and held again when this returns or
+    /// raises. It must be held by the calling thread. In one step, so that no signal's handler comes
+    /// in between and leaves a place in the queue that nobody waits at.
+    #[pyo3(signature = (lock, timeout=Timeout::FOREVER), text_signature = "($self, lock, timeout=None)")]
+    fn _wait_releasing(&self, py: Python<'_>, lock: &Bound<'_, PyAny>, timeout: Timeout) -> PyResult<bool> {
+        let queue = self.raw()?;
+        let wait = |ticket| wait::blocking(py, timeout, |patience| queue.wait(ticket, patience));
+        let waited = if let Ok(lock) = lock.cast::<RLock>() {
+            let ticket = queue.enqueue();
+            let times = lock.get().release_all(py)?;
+            let waited = wait(ticket);
+            lock.get().acquire_again(py, times).and(waited)?
+        } else {
+            let lock = lock.cast::<Lock>()?;
+            let ticket = queue.enqueue();
+            lock.get().release(py)?;
+            let waited = wait(ticket);
+            lock.get().acquire_again(py).and(waited)?
+        };
+        match waited {
             Ok(()) => Ok(true),
             Err(WaitError::TimedOut | WaitError::Interrupted) => Ok(false),
         }

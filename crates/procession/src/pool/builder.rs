@@ -18,7 +18,7 @@ use crate::wire;
 
 /// The choices that there are before a [`Pool`] starts.
 ///
-/// ```no_run
+/// ```
 /// use procession::Pool;
 ///
 /// fn prepare(dictionary: String) {
@@ -47,7 +47,12 @@ pub struct PoolBuilder {
 
 impl PoolBuilder {
     pub(crate) fn new() -> PoolBuilder {
-        PoolBuilder { workers: None, max_tasks: 0, method: StartMethod::default(), initializer: None }
+        PoolBuilder {
+            workers: None,
+            max_tasks: 0,
+            method: StartMethod::default(),
+            initializer: None,
+        }
     }
 
     /// How many workers. Otherwise as many as this process may use processors.
@@ -99,10 +104,16 @@ impl PoolBuilder {
         let pool = engine::Pool::new(options, launcher.clone()).map_err(|error| match error {
             StartError::Family(error) => Error::from(error),
             StartError::Memory(error) => Error::from(error),
-            StartError::Launch(error) => launcher.failure().unwrap_or_else(|| Error::start("a worker", error)),
+            StartError::Launch(error) => launcher
+                .failure()
+                .unwrap_or_else(|| Error::start("a worker", error)),
             other => Error::pool_start(other),
         })?;
-        Ok(Pool { pool, workers })
+        Ok(Pool {
+            pool,
+            launcher,
+            workers,
+        })
     }
 }
 

@@ -38,7 +38,13 @@ pub struct Imap<I, R> {
 }
 
 impl<I: Iterator, R> Imap<I, R> {
-    pub(crate) fn new(job: Job, entry: EntryName, items: I, workers: usize, ordered: bool) -> Imap<I, R> {
+    pub(crate) fn new(
+        job: Job,
+        entry: EntryName,
+        items: I,
+        workers: usize,
+        ordered: bool,
+    ) -> Imap<I, R> {
         Imap {
             job,
             entry,
@@ -59,7 +65,11 @@ impl<I: Iterator, R> Imap<I, R> {
         I::Item: Serialize,
     {
         while self.out < self.window && !self.sealed {
-            match self.items.next().map(|item| submit(&self.job, self.entry, &item)) {
+            match self
+                .items
+                .next()
+                .map(|item| submit(&self.job, self.entry, &item))
+            {
                 Some(Ok(())) => {
                     self.out += 1;
                     continue;
@@ -114,7 +124,10 @@ where
             return (more, Some(more));
         }
         let (least, most) = self.items.size_hint();
-        (least.saturating_add(more), most.and_then(|most| most.checked_add(more)))
+        (
+            least.saturating_add(more),
+            most.and_then(|most| most.checked_add(more)),
+        )
     }
 }
 
@@ -128,6 +141,9 @@ where
 
 impl<I, R> fmt::Debug for Imap<I, R> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Imap").field("out", &self.out).field("given", &self.next).finish_non_exhaustive()
+        out.debug_struct("Imap")
+            .field("out", &self.out)
+            .field("given", &self.next)
+            .finish_non_exhaustive()
     }
 }

@@ -56,11 +56,28 @@ struct State {
 
 impl Launcher {
     pub(crate) fn new(method: StartMethod, initializer: Option<Parcel>) -> Launcher {
-        Launcher { method, initializer, state: Mutex::default() }
+        Launcher {
+            method,
+            initializer,
+            state: Mutex::default(),
+        }
     }
 
     pub(crate) fn failure(&self) -> Option<Error> {
         self.state().failure.take()
+    }
+
+    /// Of the workers that run, in the order of their places.
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        let state = self.state();
+        let mut workers: Vec<(u32, u32)> = state
+            .children
+            .iter()
+            .filter(|(_, child)| child.is_alive())
+            .map(|(&slot, child)| (slot, child.pid()))
+            .collect();
+        workers.sort_unstable();
+        workers.into_iter().map(|(_, pid)| pid).collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -68,8 +85,15 @@ impl Launcher {
     }
 
     fn start(&self, pool: Handle, slot: u32, name: &str) -> Result<(Child, Launched)> {
-        let initializer = self.initializer.as_ref().map(|parcel| Named(parcel.handle()));
-        let packed = wire::encode(&WorkerStart { pool: Named(pool), slot, initializer })?;
+        let initializer = self
+            .initializer
+            .as_ref()
+            .map(|parcel| Named(parcel.handle()));
+        let packed = wire::encode(&WorkerStart {
+            pool: Named(pool),
+            slot,
+            initializer,
+        })?;
         let child = packed.send(0, |payload| {
             start::launch(LaunchRequest {
                 method: self.method.to_engine(),
@@ -83,8 +107,13 @@ impl Launcher {
             })
         })?;
         let pidfd = child.sentinel().try_clone_to_owned();
-        let pidfd = pidfd.map_err(|error| Error::system("a descriptor could not be duplicated", error))?;
-        let launched = Launched { pid: child.pid(), pidfd, seat: child.seat() };
+        let pidfd =
+            pidfd.map_err(|error| Error::system("a descriptor could not be duplicated", error))?;
+        let launched = Launched {
+            pid: child.pid(),
+            pidfd,
+            seat: child.seat(),
+        };
         Ok((child, launched))
     }
 }
@@ -102,7 +131,10 @@ impl engine::pool::Launcher for Launcher {
                 Ok(launched)
             }
             Err(error) => {
-                let told = LaunchError { message: error.chain(), fatal: error.is_not_initialised() };
+                let told = LaunchError {
+                    message: error.chain(),
+                    fatal: error.is_not_initialised(),
+                };
                 self.state().failure = Some(error);
                 Err(told)
             }

@@ -7,6 +7,7 @@ mod task;
 pub(crate) mod worker;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -20,11 +21,12 @@ use crate::engine::{Patience, WaitError};
 use crate::entry::{self, EntryName};
 use crate::error::{Error, Result};
 use crate::function::{Chunked, Function, Many, Whole};
+use crate::pool::launcher::Launcher;
 use crate::{pool, wire};
 
 /// A number of worker processes that carry out tasks.
 ///
-/// ```no_run
+/// ```
 /// use procession::Pool;
 ///
 /// #[procession::main]
@@ -52,6 +54,7 @@ use crate::{pool, wire};
 /// Dropping a pool terminates it: [`join`](Self::join) first if the tasks are to be done.
 pub struct Pool {
     pool: engine::Pool,
+    launcher: Arc<Launcher>,
     workers: usize,
 }
 
@@ -119,7 +122,9 @@ impl Pool {
     {
         let items = items.into_iter();
         match items.size_hint() {
-            (count, Some(most)) if count == most => self.map_chunked(function, items, self.chunk(count)),
+            (count, Some(most)) if count == most => {
+                self.map_chunked(function, items, self.chunk(count))
+            }
             _ => {
                 let items: Vec<T> = items.collect();
                 let chunk = self.chunk(items.len());
@@ -152,16 +157,22 @@ impl Pool {
             chunks += 1;
         }
         job.seal();
-        let mut results: Vec<Option<Vec<R>>> = std::iter::repeat_with(|| None).take(chunks).collect();
+        let mut results: Vec<Option<Vec<R>>> =
+            std::iter::repeat_with(|| None).take(chunks).collect();
         while let Some((index, reply)) = wait_next(&job) {
             let answer = task::open::<Vec<R>>(reply)?;
-            if let Some(place) = usize::try_from(index).ok().and_then(|index| results.get_mut(index)) {
+            if let Some(place) = usize::try_from(index)
+                .ok()
+                .and_then(|index| results.get_mut(index))
+            {
                 *place = Some(answer);
             }
         }
         let results: Option<Vec<Vec<R>>> = results.into_iter().collect();
         // Each task has its reply, or one of them was an error.
-        results.map(|results| results.into_iter().flatten().collect()).ok_or_else(Error::terminated)
+        results
+            .map(|results| results.into_iter().flatten().collect())
+            .ok_or_else(Error::terminated)
     }
 
     /// Calls `function` with each item, one task an item, and gives each result, or its failure, in the order of the
@@ -179,7 +190,13 @@ impl Pool {
         I: IntoIterator<Item = T>,
     {
         let entry = entry::name::<F, T, Whole>(&function)?;
-        Ok(Imap::new(self.job()?, entry, items.into_iter(), self.workers, true))
+        Ok(Imap::new(
+            self.job()?,
+            entry,
+            items.into_iter(),
+            self.workers,
+            true,
+        ))
     }
 
     /// Like [`imap`](Self::imap), with the results in the order in which they come.
@@ -194,7 +211,13 @@ impl Pool {
         I: IntoIterator<Item = T>,
     {
         let entry = entry::name::<F, T, Whole>(&function)?;
-        Ok(Imap::new(self.job()?, entry, items.into_iter(), self.workers, false))
+        Ok(Imap::new(
+            self.job()?,
+            entry,
+            items.into_iter(),
+            self.workers,
+            false,
+        ))
     }
 
     /// Takes no more tasks. The workers end when those that were submitted are done. Does not wait.
@@ -224,7 +247,9 @@ impl Pool {
                 Err(error) => return Err(Error::pool_not_running(&error)),
             }
         }
-        self.pool.breakage().map_or(Ok(()), |why| Err(task::broken(&why)))
+        self.pool
+            .breakage()
+            .map_or(Ok(()), |why| Err(task::broken(&why)))
     }
 
     /// The same, at most for `timeout`; then the pool comes back, closed.
@@ -234,7 +259,9 @@ impl Pool {
     pub fn join_timeout(self, timeout: Duration) -> Result<(), Pool> {
         self.close();
         match self.pool.join(&mut Patience::timeout(timeout)) {
-            Err(pool::engine::JoinError::Wait(WaitError::TimedOut | WaitError::Interrupted)) => Err(self),
+            Err(pool::engine::JoinError::Wait(WaitError::TimedOut | WaitError::Interrupted)) => {
+                Err(self)
+            }
             _ => Ok(()),
         }
     }
@@ -244,9 +271,9 @@ impl Pool {
         self.workers
     }
 
-    /// The process ids of the workers that there are now.
+    /// The process ids of the workers that run now.
     pub fn worker_pids(&self) -> Vec<u32> {
-        self.pool.workers().into_iter().map(|worker| worker.pid).filter(|&pid| pid != 0).collect()
+        self.launcher.pids()
     }
 
     fn chunk(&self, items: usize) -> usize {
@@ -260,7 +287,10 @@ impl Pool {
 
 impl fmt::Debug for Pool {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Pool").field("workers", &self.workers).field("state", &self.pool.state()).finish()
+        out.debug_struct("Pool")
+            .field("workers", &self.workers)
+            .field("state", &self.pool.state())
+            .finish()
     }
 }
 
@@ -272,7 +302,9 @@ fn not_running(error: &NotRunning) -> Error {
 }
 
 fn submit<T: Serialize + ?Sized>(job: &Job, entry: EntryName, arguments: &T) -> Result<()> {
-    let submitted = wire::encode_and(&(entry, arguments), HEADER, |packed| packed.submit(0, |task| job.submit(task)))?;
+    let submitted = wire::encode_and(&(entry, arguments), HEADER, |packed| {
+        packed.submit(0, |task| job.submit(task))
+    })?;
     match submitted {
         Ok(_) => Ok(()),
         Err(SubmitError::Memory(error)) => Err(error.into()),

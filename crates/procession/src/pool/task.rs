@@ -24,7 +24,11 @@ pub struct Task<R> {
 
 impl<R> Task<R> {
     pub(crate) fn new(job: Job) -> Task<R> {
-        Task { job, taken: false, result: PhantomData }
+        Task {
+            job,
+            taken: false,
+            result: PhantomData,
+        }
     }
 
     /// Waits until it is done, or failed.
@@ -70,7 +74,9 @@ impl<R: DeserializeOwned> Task<R> {
 
     fn take(&mut self, patience: &mut Patience<'_>) -> Option<Result<R>> {
         if self.taken {
-            return Some(Err(Error::misuse("the result of this task was taken before")));
+            return Some(Err(Error::misuse(
+                "the result of this task was taken before",
+            )));
         }
         let reply = self.job.next(patience).ok()?;
         self.taken = true;
@@ -81,7 +87,9 @@ impl<R: DeserializeOwned> Task<R> {
 
 impl<R> fmt::Debug for Task<R> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Task").field("ready", &self.is_ready()).finish_non_exhaustive()
+        out.debug_struct("Task")
+            .field("ready", &self.is_ready())
+            .finish_non_exhaustive()
     }
 }
 

@@ -14,7 +14,9 @@ use crate::wire::{self, Packed};
 
 /// Takes tasks until there are no more; gives the exit code.
 pub(crate) fn run(entry: launch::Entry) -> i32 {
-    let Ok(start) = wire::decode_message::<WorkerStart>(entry.payload) else { return 1 };
+    let Ok(start) = wire::decode_message::<WorkerStart>(entry.payload) else {
+        return 1;
+    };
     let Ok(mut worker) = Worker::attach(start.pool.0, start.slot) else {
         // The pool is gone before its worker came: nobody waits.
         return 0;
@@ -46,12 +48,20 @@ pub(crate) fn run(entry: launch::Entry) -> i32 {
 }
 
 fn initialize(parcel: crate::engine::Handle, sink: &mut Sink<'_>) {
-    let opened = Parcel::open(parcel).map_err(Error::gone).and_then(|mut message| {
-        let (entry, rest) = wire::decode_first::<EntryName>(&message.bytes, Vec::new())?;
-        let skip = message.bytes.len() - rest.len();
-        let buffers = std::mem::take(&mut message.buffers);
-        Ok(Request { entry, carrier: Carrier::Message(message), skip, buffers, headroom: HEADER })
-    });
+    let opened = Parcel::open(parcel)
+        .map_err(Error::gone)
+        .and_then(|mut message| {
+            let (entry, rest) = wire::decode_first::<EntryName>(&message.bytes, Vec::new())?;
+            let skip = message.bytes.len() - rest.len();
+            let buffers = std::mem::take(&mut message.buffers);
+            Ok(Request {
+                entry,
+                carrier: Carrier::Message(message),
+                skip,
+                buffers,
+                headroom: HEADER,
+            })
+        });
     let _ = match opened {
         Ok(request) => entry::run(request, sink),
         Err(error) => function::refuse(HEADER, sink, &error),
@@ -61,7 +71,9 @@ fn initialize(parcel: crate::engine::Handle, sink: &mut Sink<'_>) {
 fn carry_out(worker: &mut Worker, task: crate::engine::pool::Task) {
     let task = RefCell::new(task);
     let mut sink = |kind: AnswerKind, packed: &mut Packed| {
-        packed.submit(kind.to_tag(), |result| worker.finish(&task.borrow(), result))
+        packed.submit(kind.to_tag(), |result| {
+            worker.finish(&task.borrow(), result)
+        })
     };
     let opened = {
         let task = &mut *task.borrow_mut();
@@ -75,7 +87,13 @@ fn carry_out(worker: &mut Worker, task: crate::engine::pool::Task) {
     };
     let answered = match opened {
         Ok((entry, skip, buffers)) => {
-            let request = Request { entry, carrier: Carrier::Task(&task), skip, buffers, headroom: HEADER };
+            let request = Request {
+                entry,
+                carrier: Carrier::Task(&task),
+                skip,
+                buffers,
+                headroom: HEADER,
+            };
             entry::run(request, &mut sink)
         }
         Err(error) => function::refuse(HEADER, &mut sink, &error),

@@ -12,7 +12,7 @@ use crate::wire;
 
 /// A number that processes read and change at the same time: `u64`, `i64`, `usize` or `isize`.
 ///
-/// ```no_run
+/// ```
 /// use procession::{Atomic, Pool};
 ///
 /// #[procession::main]
@@ -73,7 +73,11 @@ impl<T: AtomicNumber> Atomic<T> {
 
     fn of(block: Block) -> Option<Atomic<T>> {
         let word = block.word(0)?;
-        Some(Atomic { block, word, number: PhantomData })
+        Some(Atomic {
+            block,
+            word,
+            number: PhantomData,
+        })
     }
 
     /// The number.
@@ -107,7 +111,12 @@ impl<T: AtomicNumber> Atomic<T> {
     /// The number that is there, when it is another than `current`.
     pub fn compare_exchange(&self, current: T, new: T) -> Result<T, T> {
         self.word
-            .compare_exchange(current.to_word(), new.to_word(), Ordering::SeqCst, Ordering::SeqCst)
+            .compare_exchange(
+                current.to_word(),
+                new.to_word(),
+                Ordering::SeqCst,
+                Ordering::SeqCst,
+            )
             .map(T::from_word)
             .map_err(T::from_word)
     }
@@ -128,7 +137,11 @@ impl<T: AtomicNumber> Atomic<T> {
 impl<T> Clone for Atomic<T> {
     /// Another name for the same number.
     fn clone(&self) -> Atomic<T> {
-        Atomic { block: self.block.clone(), word: self.word, number: PhantomData }
+        Atomic {
+            block: self.block.clone(),
+            word: self.word,
+            number: PhantomData,
+        }
     }
 }
 
@@ -147,7 +160,9 @@ impl<T> Serialize for Atomic<T> {
 impl<'de, T: AtomicNumber> Deserialize<'de> for Atomic<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Atomic<T>, D::Error> {
         wire::deserialize_handle(deserializer, |handle| {
-            Atomic::of(Block::from_handle(handle)?).ok_or(Gone { expected: Some(Kind::Block) })
+            Atomic::of(Block::from_handle(handle)?).ok_or(Gone {
+                expected: Some(Kind::Block),
+            })
         })
     }
 }

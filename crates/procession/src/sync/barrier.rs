@@ -9,7 +9,7 @@ use crate::wire::travels;
 
 /// A point where a fixed number of processes wait for each other. It can be used again and again.
 ///
-/// ```no_run
+/// ```
 /// use procession::{Barrier, Process};
 ///
 /// fn racer(start: Barrier, number: u32) -> procession::Result<(), String> {
@@ -61,7 +61,8 @@ impl Barrier {
     /// # Errors
     /// When that is none, or there is no memory.
     pub fn new(parties: u32) -> Result<Barrier> {
-        let parties = NonZeroU32::new(parties).ok_or_else(|| Error::misuse("a barrier needs at least one party"))?;
+        let parties = NonZeroU32::new(parties)
+            .ok_or_else(|| Error::misuse("a barrier needs at least one party"))?;
         Ok(Barrier(engine::Barrier::new(parties)?))
     }
 
@@ -101,14 +102,22 @@ impl Barrier {
                 self.0.abort();
             }
         }
-        let arrival: Arrival = self.0.arrive(patience).map_err(|_| Error::barrier_broken())?;
+        let arrival: Arrival = self
+            .0
+            .arrive(patience)
+            .map_err(|_| Error::barrier_broken())?;
         if arrival.leader {
             let leading = Leading(&self.0);
             action();
             std::mem::forget(leading);
-            self.0.finish(&arrival).map_err(|_| Error::barrier_broken())?;
+            self.0
+                .finish(&arrival)
+                .map_err(|_| Error::barrier_broken())?;
         }
-        Ok(BarrierWaitResult { index: arrival.index, leader: arrival.leader })
+        Ok(BarrierWaitResult {
+            index: arrival.index,
+            leader: arrival.leader,
+        })
     }
 
     /// Breaks it: everybody who waits gets an error.

@@ -13,7 +13,7 @@ use crate::wire::travels;
 
 /// What processes wait for that hold a [`Lock`]: for its value to become something that another makes of it.
 ///
-/// ```no_run
+/// ```
 /// use procession::{Condition, Lock, Process};
 ///
 /// fn fill(level: Lock<u32>, changed: Condition) {
@@ -63,7 +63,9 @@ impl Condition {
     where
         T: Serialize + DeserializeOwned,
     {
-        self.release_and_wait(guard, &mut Patience::forever()).0.lock()
+        self.release_and_wait(guard, &mut Patience::forever())
+            .0
+            .lock()
     }
 
     /// Like [`wait`](Self::wait), at most for `timeout`; says whether that has passed without a notification.
@@ -118,7 +120,9 @@ impl Condition {
     {
         let deadline = Instant::now().checked_add(timeout);
         while unfulfilled(&guard) {
-            let left = deadline.map_or(timeout, |deadline| deadline.saturating_duration_since(Instant::now()));
+            let left = deadline.map_or(timeout, |deadline| {
+                deadline.saturating_duration_since(Instant::now())
+            });
             if left.is_zero() {
                 return Ok((guard, true));
             }
@@ -139,7 +143,11 @@ impl Condition {
         self.0.notify(u32::MAX);
     }
 
-    fn release_and_wait<'a, T>(&self, guard: LockGuard<'a, T>, patience: &mut Patience<'_>) -> (&'a Lock<T>, bool)
+    fn release_and_wait<'a, T>(
+        &self,
+        guard: LockGuard<'a, T>,
+        patience: &mut Patience<'_>,
+    ) -> (&'a Lock<T>, bool)
     where
         T: Serialize + DeserializeOwned,
     {

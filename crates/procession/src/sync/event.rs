@@ -8,7 +8,7 @@ use crate::wire::travels;
 
 /// A flag that processes wait for.
 ///
-/// ```no_run
+/// ```
 /// use procession::{Event, Process};
 ///
 /// #[procession::main]

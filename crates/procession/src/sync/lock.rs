@@ -17,7 +17,7 @@ use crate::wire::{self, Packed};
 
 /// Mutual exclusion between processes, and a value that whoever holds the lock may read and change.
 ///
-/// ```no_run
+/// ```
 /// use procession::{Lock, Process};
 ///
 /// fn deposit(account: Lock<u64>, amount: u64) {
@@ -106,7 +106,12 @@ impl State {
     fn of(block: Block, cell: Option<Cell>) -> Option<State> {
         let commit = block.word(0)?;
         let flag = Flag(block.word(8)?);
-        Some(State { block, commit, flag, cell })
+        Some(State {
+            block,
+            commit,
+            flag,
+            cell,
+        })
     }
 }
 
@@ -116,7 +121,11 @@ impl<T: Serialize + DeserializeOwned> Lock<T> {
     /// # Errors
     /// When there is no memory, or the value can't be serialised and read back.
     pub fn new(value: T) -> Result<Lock<T>> {
-        let lock = Lock { lock: engine::Lock::new()?, state: State::new(Self::ROOM)?, value: PhantomData };
+        let lock = Lock {
+            lock: engine::Lock::new()?,
+            state: State::new(Self::ROOM)?,
+            value: PhantomData,
+        };
         lock.store(&value)?;
         // So that no later `lock` meets a value that serialises but doesn't deserialise.
         lock.load()?;
@@ -168,7 +177,9 @@ impl<T: Serialize + DeserializeOwned> Lock<T> {
         match self.lock.acquire(patience) {
             Ok(Acquired::Clean) => {}
             Ok(Acquired::OwnerDied { info, .. }) => {
-                self.state.flag.set(Cause::Died { pid: info.map_or(0, |info| info.pid) });
+                self.state.flag.set(Cause::Died {
+                    pid: info.map_or(0, |info| info.pid),
+                });
             }
             Err(_) => return Err(TryLockError::Locked),
         }
@@ -177,7 +188,10 @@ impl<T: Serialize + DeserializeOwned> Lock<T> {
             Ok(value) => value,
             Err(error) => {
                 drop(held);
-                panic!("the value under a Lock could not be read: {}", error.chain());
+                panic!(
+                    "the value under a Lock could not be read: {}",
+                    error.chain()
+                );
             }
         };
         let guard = LockGuard {
@@ -190,14 +204,19 @@ impl<T: Serialize + DeserializeOwned> Lock<T> {
         };
         match self.state.flag.get() {
             None => Ok(guard),
-            Some(cause) => {
-                Err(TryLockError::Poisoned(Poisoned { guard, flag: self.state.flag, cause, what: "lock" }))
-            }
+            Some(cause) => Err(TryLockError::Poisoned(Poisoned {
+                guard,
+                flag: self.state.flag,
+                cause,
+                what: "lock",
+            })),
         }
     }
 
     fn load(&self) -> Result<T> {
-        let Some(cell) = &self.state.cell else { return wire::decode(&[], Vec::new()) };
+        let Some(cell) = &self.state.cell else {
+            return wire::decode(&[], Vec::new());
+        };
         let word = self.state.commit.load(Ordering::Acquire);
         if word & 0xff == IN_CELL {
             return match cell.read().map_err(Error::gone)? {
@@ -205,7 +224,10 @@ impl<T: Serialize + DeserializeOwned> Lock<T> {
                 None => Err(Error::garbled("a lock")),
             };
         }
-        let (place, length) = (room_of(word), usize::try_from(word >> 8).unwrap_or(usize::MAX));
+        let (place, length) = (
+            room_of(word),
+            usize::try_from(word >> 8).unwrap_or(usize::MAX),
+        );
         let mut short = [0; 64];
         let mut long;
         let bytes = if length <= short.len() {
@@ -216,7 +238,10 @@ impl<T: Serialize + DeserializeOwned> Lock<T> {
         } else {
             return Err(Error::garbled("a lock"));
         };
-        self.state.block.read(ROOMS + place * Self::ROOM, bytes).map_err(Error::gone)?;
+        self.state
+            .block
+            .read(ROOMS + place * Self::ROOM, bytes)
+            .map_err(Error::gone)?;
         wire::decode(bytes, Vec::new())
     }
 
@@ -227,10 +252,16 @@ impl<T: Serialize + DeserializeOwned> Lock<T> {
 
     fn store_packed(&self, packed: &Packed) -> Result<()> {
         let Some(cell) = &self.state.cell else {
-            return if packed.bytes.is_empty() { Ok(()) } else { Err(Error::garbled("a value without size")) };
+            return if packed.bytes.is_empty() {
+                Ok(())
+            } else {
+                Err(Error::garbled("a value without size"))
+            };
         };
         let word = self.state.commit.load(Ordering::Relaxed);
-        let long = packed.bytes.len() > Self::ROOM || !packed.handles.is_empty() || !packed.buffers.is_empty();
+        let long = packed.bytes.len() > Self::ROOM
+            || !packed.handles.is_empty()
+            || !packed.buffers.is_empty();
         if long || word & 0xff == IN_CELL {
             packed.send(0, |message| cell.replace(message))?;
             if word & 0xff != IN_CELL {
@@ -239,10 +270,16 @@ impl<T: Serialize + DeserializeOwned> Lock<T> {
             return Ok(());
         }
         let place = 1 - room_of(word);
-        self.state.block.write(ROOMS + place * Self::ROOM, &packed.bytes).map_err(Error::gone)?;
+        self.state
+            .block
+            .write(ROOMS + place * Self::ROOM, &packed.bytes)
+            .map_err(Error::gone)?;
         // SYNC POINT: the bytes are there before the commit word says so, should this process be killed here.
         fence(Ordering::Release);
-        self.state.commit.store((packed.bytes.len() as u64) << 8 | place as u64, Ordering::Release);
+        self.state.commit.store(
+            (packed.bytes.len() as u64) << 8 | place as u64,
+            Ordering::Release,
+        );
         Ok(())
     }
 }
@@ -271,13 +308,19 @@ impl<T> Lock<T> {
 impl<T> Clone for Lock<T> {
     /// Another name for the same lock.
     fn clone(&self) -> Lock<T> {
-        Lock { lock: self.lock.clone(), state: self.state.clone(), value: PhantomData }
+        Lock {
+            lock: self.lock.clone(),
+            state: self.state.clone(),
+            value: PhantomData,
+        }
     }
 }
 
 impl<T> fmt::Debug for Lock<T> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Lock").field("owner", &self.owner()).finish_non_exhaustive()
+        out.debug_struct("Lock")
+            .field("owner", &self.owner())
+            .finish_non_exhaustive()
     }
 }
 
@@ -294,18 +337,26 @@ impl<T> Serialize for Lock<T> {
 impl<'de, T> Deserialize<'de> for Lock<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Lock<T>, D::Error> {
         let open = |lock, block, cell: Option<engine::Handle>| {
-            let gone = Gone { expected: Some(Kind::Block) };
+            let gone = Gone {
+                expected: Some(Kind::Block),
+            };
             let block = Block::from_handle(block)?;
             if block.len() < ROOMS + 2 * Self::ROOM {
                 return Err(gone);
             }
             let state = State::of(block, cell.map(Cell::from_handle).transpose()?).ok_or(gone)?;
-            Ok(Lock { lock: engine::Lock::from_handle(lock)?, state, value: PhantomData })
+            Ok(Lock {
+                lock: engine::Lock::from_handle(lock)?,
+                state,
+                value: PhantomData,
+            })
         };
         if Self::ROOM == 0 {
             wire::deserialize_handles(deserializer, |[lock, block]| open(lock, block, None))
         } else {
-            wire::deserialize_handles(deserializer, |[lock, block, cell]| open(lock, block, Some(cell)))
+            wire::deserialize_handles(deserializer, |[lock, block, cell]| {
+                open(lock, block, Some(cell))
+            })
         }
     }
 }

@@ -20,7 +20,10 @@ pub struct Owner {
 
 impl Owner {
     pub(crate) fn from_engine(owner: crate::engine::Owner) -> Owner {
-        Owner { pid: owner.pid, name: owner.name }
+        Owner {
+            pid: owner.pid,
+            name: owner.name,
+        }
     }
 
     /// The process id.

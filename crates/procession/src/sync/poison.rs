@@ -70,7 +70,10 @@ impl fmt::Display for Cause {
             Cause::Died { pid: 0 } => out.write_str("a process ended while it held it"),
             Cause::Died { pid } => write!(out, "process {pid} ended while it held it"),
             Cause::Panicked { pid } => write!(out, "process {pid} panicked while it held it"),
-            Cause::NotStored { pid } => write!(out, "process {pid} could not store the value it had changed"),
+            Cause::NotStored { pid } => write!(
+                out,
+                "process {pid} could not store the value it had changed"
+            ),
         }
     }
 }
@@ -101,7 +104,12 @@ impl<G> Poisoned<G> {
     }
 
     pub(crate) fn map<H>(self, change: impl FnOnce(G) -> H) -> Poisoned<H> {
-        Poisoned { guard: change(self.guard), flag: self.flag, cause: self.cause, what: self.what }
+        Poisoned {
+            guard: change(self.guard),
+            flag: self.flag,
+            cause: self.cause,
+            what: self.what,
+        }
     }
 }
 
@@ -113,7 +121,9 @@ impl<G> fmt::Display for Poisoned<G> {
 
 impl<G> fmt::Debug for Poisoned<G> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Poisoned").field("cause", &self.cause).finish_non_exhaustive()
+        out.debug_struct("Poisoned")
+            .field("cause", &self.cause)
+            .finish_non_exhaustive()
     }
 }
 

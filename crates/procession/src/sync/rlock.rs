@@ -95,14 +95,25 @@ impl RLock {
         match self.lock.acquire(patience) {
             Ok(Acquired::Clean) => {}
             Ok(Acquired::OwnerDied { info, .. }) => {
-                self.flag.set(Cause::Died { pid: info.map_or(0, |info| info.pid) });
+                self.flag.set(Cause::Died {
+                    pid: info.map_or(0, |info| info.pid),
+                });
             }
             Err(_) => return Err(TryLockError::Locked),
         }
-        let guard = RLockGuard { lock: self, panicking: std::thread::panicking(), not_send: PhantomData };
+        let guard = RLockGuard {
+            lock: self,
+            panicking: std::thread::panicking(),
+            not_send: PhantomData,
+        };
         match self.flag.get() {
             None => Ok(guard),
-            Some(cause) => Err(TryLockError::Poisoned(Poisoned { guard, flag: self.flag, cause, what: "lock" })),
+            Some(cause) => Err(TryLockError::Poisoned(Poisoned {
+                guard,
+                flag: self.flag,
+                cause,
+                what: "lock",
+            })),
         }
     }
 
@@ -124,7 +135,9 @@ impl RLock {
 
 impl fmt::Debug for RLock {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("RLock").field("owner", &self.owner()).finish_non_exhaustive()
+        out.debug_struct("RLock")
+            .field("owner", &self.owner())
+            .finish_non_exhaustive()
     }
 }
 
@@ -138,7 +151,9 @@ impl<'de> Deserialize<'de> for RLock {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RLock, D::Error> {
         wire::deserialize_handles(deserializer, |[lock, block]| {
             let block = Block::from_handle(block)?;
-            let gone = engine::Gone { expected: Some(engine::Kind::Block) };
+            let gone = engine::Gone {
+                expected: Some(engine::Kind::Block),
+            };
             RLock::of(engine::RLock::from_handle(lock)?, block).ok_or(gone)
         })
     }
@@ -160,7 +175,9 @@ pub struct RLockGuard<'a> {
 impl Drop for RLockGuard<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() && !self.panicking {
-            self.lock.flag.set(Cause::Panicked { pid: std::process::id() });
+            self.lock.flag.set(Cause::Panicked {
+                pid: std::process::id(),
+            });
         }
         // An error would mean that somebody overwrote the word; there is nobody to be told here.
         let _ = self.lock.lock.release();

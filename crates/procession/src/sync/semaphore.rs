@@ -56,12 +56,18 @@ impl Semaphore {
 
     /// Takes a permit if there is one now.
     pub fn try_acquire(&self) -> Option<Permit<'_>> {
-        self.0.acquire(&mut Patience::none()).ok().map(|()| Permit { semaphore: self })
+        self.0
+            .acquire(&mut Patience::none())
+            .ok()
+            .map(|()| Permit { semaphore: self })
     }
 
     /// Takes a permit, waiting for it at most for `timeout`.
     pub fn acquire_timeout(&self, timeout: Duration) -> Option<Permit<'_>> {
-        self.0.acquire(&mut Patience::timeout(timeout)).ok().map(|()| Permit { semaphore: self })
+        self.0
+            .acquire(&mut Patience::timeout(timeout))
+            .ok()
+            .map(|()| Permit { semaphore: self })
     }
 
     /// Adds `count` permits: gives back those of [forgotten](Permit::forget) ones, or signals so many events.
@@ -70,7 +76,9 @@ impl Semaphore {
     /// When a bounded semaphore would have more permits than it started with, or another could not count them.
     /// Then none is added.
     pub fn release(&self, count: u32) -> Result<()> {
-        self.0.release(count).map_err(|_| Error::misuse("the semaphore was released more often than acquired"))
+        self.0
+            .release(count)
+            .map_err(|_| Error::misuse("the semaphore was released more often than acquired"))
     }
 
     /// How many permits are free now.

@@ -13,9 +13,10 @@ const BOUND: Duration = Duration::from_secs(60);
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// A test in progress. Dropped at its end, it looks for processes that are left.
+/// A test in progress. Dropped at its end, it looks for processes and shared memory that are left.
 pub(crate) struct Watched {
     over: Arc<AtomicBool>,
+    objects: usize,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -35,15 +36,37 @@ pub(crate) fn watched() -> Watched {
             std::thread::sleep(Duration::from_millis(20));
         }
     });
-    Watched { over, _turn: turn }
+    Watched {
+        over,
+        objects: objects(),
+        _turn: turn,
+    }
 }
 
 impl Drop for Watched {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Relaxed);
         if !std::thread::panicking() {
-            let left = until(Duration::from_secs(3), || Some(relatives()).filter(Vec::is_empty)).err();
+            let left = until(Duration::from_secs(3), || {
+                Some(relatives()).filter(Vec::is_empty)
+            })
+            .err();
             assert!(left.is_none(), "processes are left: {:?}", relatives());
+            // What is left of children that nobody waited for is cleared away with a later start.
+            procession::Process::spawn(|| (), ())
+                .expect("starts")
+                .join()
+                .expect("ends");
+            let left = until(Duration::from_secs(3), || {
+                (objects() <= self.objects).then_some(())
+            })
+            .err();
+            assert!(
+                left.is_none(),
+                "shared objects are left: {} instead of {}",
+                objects(),
+                self.objects
+            );
         }
     }
 }
@@ -64,7 +87,9 @@ pub(crate) fn until<T>(limit: Duration, mut ask: impl FnMut() -> Option<T>) -> R
 
 /// The running processes that share this one's memory, wherever they have gone: all but this one and fork servers.
 pub(crate) fn relatives() -> Vec<String> {
-    let Some(mine) = arena_of(std::process::id()) else { return Vec::new() };
+    let Some(mine) = arena_of(std::process::id()) else {
+        return Vec::new();
+    };
     let processes = fs::read_dir("/proc").expect("there is /proc");
     processes
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
@@ -76,8 +101,12 @@ pub(crate) fn relatives() -> Vec<String> {
 }
 
 fn thread_names(pid: u32) -> Vec<String> {
-    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
-    let names = threads.flatten().filter_map(|thread| fs::read_to_string(thread.path().join("comm")).ok());
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return Vec::new();
+    };
+    let names = threads
+        .flatten()
+        .filter_map(|thread| fs::read_to_string(thread.path().join("comm")).ok());
     names.map(|name| name.trim().to_owned()).collect()
 }
 
@@ -91,9 +120,19 @@ fn arena_of(pid: u32) -> Option<u64> {
     })
 }
 
+/// How many objects the processes share.
+pub(crate) fn objects() -> usize {
+    procession_engine::family()
+        .expect("there is a family")
+        .stats()
+        .objects
+}
+
 /// How many descriptors this process has open.
 pub(crate) fn descriptors() -> usize {
-    fs::read_dir("/proc/self/fd").expect("there is /proc").count()
+    fs::read_dir("/proc/self/fd")
+        .expect("there is /proc")
+        .count()
 }
 
 pub(crate) fn ms(milliseconds: u64) -> Duration {

@@ -1,0 +1,323 @@
+//! `PoolCore`: a pool of worker processes, for `procession.pool`.
+//!
+//! What is submitted here is a function and what it gets. In a message, behind the engine's header:
+//!
+//! | bytes | meaning |
+//! | --- | --- |
+//! | 4 | length of the function |
+//! | that many | the function, pickled; or the handle of a parcel that has it |
+//! | the rest | what it gets, encoded as `pickling` does it |
+//!
+//! and in the tag `codec | what << 8 | CACHED | IN_PARCEL`. A result has no function, and `DONE` or
+//! `FAILED` for `what`; behind `FAILED` are bytes that only Python code looks into.
+
+use std::os::fd::{AsFd, RawFd};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use procession_engine::pool::{
+    Breakage, HEADER, Job, JoinError, LaunchError, Launched, Launcher, NotRunning, Options, Pool, Prepared, StartError,
+    State, Submission, SubmitError,
+};
+use procession_engine::{ExitStatus, Handle, Outgoing, Parcel, Seat, WaitError};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
+
+use crate::arguments::Timeout;
+use crate::error::{self, OrRaise, Raise};
+use crate::pickling::{self, Encoded};
+use crate::pool_job::{JobCore, LOCAL};
+use crate::shared::handle_bytes;
+use crate::wait;
+
+/// What a task is: the constants of `procession._pool_results`.
+pub(crate) mod kind {
+    /// The call of a function with a tuple of arguments.
+    pub(crate) const CALL: u32 = 0;
+    /// With one argument.
+    pub(crate) const ITEM: u32 = 1;
+    /// With the items of an iterable for arguments.
+    pub(crate) const STAR_ITEM: u32 = 2;
+    /// With each item of a chunk.
+    pub(crate) const CHUNK: u32 = 3;
+    /// With the items of each item of a chunk.
+    pub(crate) const STAR_CHUNK: u32 = 4;
+    /// With a tuple of arguments and a dict of keyword arguments.
+    pub(crate) const KEYWORDS: u32 = 5;
+}
+
+/// Bits of a tag.
+pub(crate) mod bits {
+    pub(crate) const CODEC: u32 = 0xff;
+    pub(crate) const WHAT: u32 = 8;
+    pub(crate) const WHAT_MASK: u32 = 0xff;
+    /// The function can't change: the worker may keep it.
+    pub(crate) const CACHED: u32 = 1 << 16;
+    /// The function is in a parcel of its own.
+    pub(crate) const IN_PARCEL: u32 = 1 << 17;
+}
+
+/// A function longer than this is stored once, and not sent with every task.
+const STORED: usize = 1024;
+
+/// A pickled function, to be sent with tasks.
+#[pyclass(frozen, module = "procession._procession")]
+pub(crate) struct PoolFunction {
+    bytes: Vec<u8>,
+    bits: u32,
+    parcel: Option<Parcel>,
+}
+
+impl PoolFunction {
+    /// Passes a task to `send`.
+    pub(crate) fn task<R>(&self, what: u32, encoded: &Encoded<'_>, send: impl FnOnce(Submission<'_>, usize) -> R) -> R {
+        encoded.send(|payload| {
+            let mut bytes = Vec::with_capacity(HEADER + 4 + self.bytes.len() + payload.bytes.len());
+            bytes.resize(HEADER, 0);
+            // Longer ones are in a parcel.
+            bytes.extend_from_slice(&(self.bytes.len() as u32).to_le_bytes());
+            bytes.extend_from_slice(&self.bytes);
+            bytes.extend_from_slice(payload.bytes);
+            let size = bytes.len() + payload.buffers.iter().map(|buffer| buffer.len()).sum::<usize>();
+            let tag = payload.tag | what << bits::WHAT | self.bits;
+            let Some(parcel) = &self.parcel else {
+                return send(Submission { tag, bytes: &mut bytes, buffers: payload.buffers, handles: payload.handles }, size);
+            };
+            let handles: Vec<Handle> = payload.handles.iter().copied().chain([parcel.handle()]).collect();
+            send(Submission { tag, bytes: &mut bytes, buffers: payload.buffers, handles: &handles }, size)
+        })
+    }
+}
+
+/// Starts workers by asking Python code to.
+struct PythonLauncher {
+    replace: Py<PyAny>,
+}
+
+impl Launcher for PythonLauncher {
+    fn launch(&self, _pool: Handle, slot: u32) -> Result<Launched, LaunchError> {
+        let started = Python::try_attach(|py| {
+            let workers = self.replace.call1(py, (slot,)).and_then(|worker| introduced(worker.bind(py)));
+            workers.map_err(|error| LaunchError {
+                message: error.to_string(),
+                // A lack of processes or memory may pass; what else goes wrong will go wrong again.
+                fatal: !error.is_instance_of::<PyOSError>(py),
+            })
+        });
+        let exiting = || LaunchError { message: String::from("the interpreter is being shut down"), fatal: true };
+        started.unwrap_or_else(|| Err(exiting()))
+    }
+
+    fn ended(&self, _slot: u32, _worker: &Launched, _status: ExitStatus) {
+        // The Python side waits for its processes itself, when it starts the next one or ends.
+    }
+}
+
+fn introduced(worker: &Bound<'_, PyAny>) -> PyResult<Launched> {
+    let (pid, fd, seat): (u32, RawFd, u64) = worker.extract()?;
+    let pidfd = crate::descriptor::take_over(fd)?.ok_or_else(|| error::bad_descriptor(fd))?;
+    let seat = Seat::from_raw(seat).ok_or_else(|| PyValueError::new_err(format!("{seat} is not a seat in the family")))?;
+    Ok(Launched { pid, pidfd, seat })
+}
+
+/// A pool's queues and supervisor.
+#[pyclass(frozen, module = "procession._procession")]
+pub(crate) struct PoolCore {
+    prepared: Mutex<Option<Prepared>>,
+    handle: Handle,
+    pool: OnceLock<Pool>,
+}
+
+impl PoolCore {
+    fn pool(&self) -> PyResult<&Pool> {
+        self.pool.get().ok_or_else(|| PyRuntimeError::new_err("the pool has no workers yet"))
+    }
+
+    fn open(&self, py: Python<'_>) -> PyResult<Job> {
+        self.pool()?.job().map_err(|error| not_running(py, &error))
+    }
+}
+
+#[pymethods]
+impl PoolCore {
+    /// A pool of so many workers, which are then to be started; each ends after `max_tasks` tasks if
+    /// that is not 0.
+    #[new]
+    fn new(py: Python<'_>, workers: u32, max_tasks: u64) -> PyResult<PoolCore> {
+        let options = Options { workers, max_tasks_per_worker: max_tasks.try_into().ok() };
+        let prepared = Pool::prepare(options).or_raise(py)?;
+        Ok(PoolCore { handle: prepared.handle(), prepared: Mutex::new(Some(prepared)), pool: OnceLock::new() })
+    }
+
+    /// What a worker has to know to find the pool, 16 bytes.
+    #[getter]
+    fn handle<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        handle_bytes(py, self.handle)
+    }
+
+    /// Begins to look after the workers, given as (pid, descriptor, seat), one for each place.
+    /// Takes the descriptors over. `replace(slot)` starts another and returns the same three.
+    fn supervise(&self, py: Python<'_>, workers: Vec<Bound<'_, PyAny>>, replace: Py<PyAny>) -> PyResult<()> {
+        let workers = workers.iter().map(introduced).collect::<PyResult<Vec<_>>>()?;
+        let prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let prepared = prepared.ok_or_else(|| PyRuntimeError::new_err("the pool has its workers already"))?;
+        let pool = prepared.supervise(workers, Arc::new(PythonLauncher { replace })).or_raise(py)?;
+        let _ = self.pool.set(pool);
+        Ok(())
+    }
+
+    /// A function as it is sent: its pickle, and whether a worker may keep what it unpickles.
+    #[staticmethod]
+    fn function(py: Python<'_>, pickled: &Bound<'_, PyBytes>, cached: bool) -> PyResult<PoolFunction> {
+        let bytes = pickled.as_bytes();
+        let cached = if cached { bits::CACHED } else { 0 };
+        if bytes.len() <= STORED {
+            return Ok(PoolFunction { bytes: bytes.to_vec(), bits: cached, parcel: None });
+        }
+        let parcel = Parcel::store(&Outgoing::bytes(bytes)).or_raise(py)?;
+        let name = parcel.handle().to_bytes().to_vec();
+        Ok(PoolFunction { bytes: name, bits: cached | bits::IN_PARCEL, parcel: Some(parcel) })
+    }
+
+    /// Submits the call of a function; its result is the only one of the job. An exception in place
+    /// of the function fails it at once, and so does what `name_argument` returns for arguments that
+    /// can't be pickled.
+    fn apply<'py>(
+        &self,
+        py: Python<'py>,
+        function: &Bound<'py, PyAny>,
+        args: &Bound<'py, PyAny>,
+        kwds: &Bound<'py, PyAny>,
+        name_argument: &Bound<'py, PyAny>,
+    ) -> PyResult<JobCore> {
+        let job = JobCore::new(self.open(py)?);
+        let Ok(known) = function.cast::<PoolFunction>() else {
+            job.fail(function.clone().unbind());
+            return Ok(job);
+        };
+        let prepare = || -> PyResult<(u32, Encoded<'py>)> {
+            let args = match args.cast::<PyTuple>() {
+                Ok(tuple) => tuple.clone(),
+                Err(_) => PyTuple::new(py, args.try_iter()?.collect::<PyResult<Vec<_>>>()?)?,
+            };
+            if !kwds.is_truthy()? {
+                return match args.len() {
+                    1 => Ok((kind::ITEM, Encoded::of(&args.get_item(0)?)?)),
+                    _ => Ok((kind::CALL, Encoded::of(args.as_any())?)),
+                };
+            }
+            let keywords = PyDict::new(py);
+            keywords.update(kwds.cast()?)?;
+            Ok((kind::KEYWORDS, Encoded::of((args, keywords).into_pyobject(py)?.as_any())?))
+        };
+        match prepare() {
+            Ok((what, encoded)) => job.submit_only(py, known.get(), what, &encoded)?,
+            Err(error) => {
+                let named = name_argument.call1((error.into_value(py), function, args, kwds))?;
+                job.fail(named.unbind());
+            }
+        }
+        Ok(job)
+    }
+
+    /// Opens a job.
+    fn job(&self, py: Python<'_>) -> PyResult<JobCore> {
+        Ok(JobCore::new(self.open(py)?))
+    }
+
+    /// Takes no more jobs; the workers end when those that are open are done.
+    fn close(&self) -> PyResult<()> {
+        self.pool()?.close();
+        Ok(())
+    }
+
+    /// Ends all workers and fails what is not done. Returns at once.
+    fn terminate(&self) {
+        if let Some(pool) = self.pool.get() {
+            pool.terminate();
+        }
+    }
+
+    /// Waits until all workers are gone; whether they are.
+    fn join(&self, py: Python<'_>, timeout: Timeout) -> PyResult<bool> {
+        let Some(pool) = self.pool.get() else { return Ok(true) };
+        match wait::blocking(py, timeout, |patience| pool.join(patience))? {
+            Ok(()) => Ok(true),
+            Err(JoinError::Wait(WaitError::TimedOut | WaitError::Interrupted)) => Ok(false),
+            Err(error @ (JoinError::StillRunning | JoinError::Foreign)) => Err(PyValueError::new_err(error.to_string())),
+        }
+    }
+
+    /// What the pool is up to.
+    #[getter]
+    fn state(&self) -> &'static str {
+        match self.pool.get().map(Pool::state) {
+            None => "prepared",
+            Some(State::Running) => "running",
+            Some(State::Closing) => "closing",
+            Some(State::Terminated) => "terminated",
+            Some(State::Broken) => "broken",
+        }
+    }
+
+    /// Waits for the next job that has all its replies, of those that are to be announced: its
+    /// number. None when there will be none any more.
+    fn next_announced(&self, py: Python<'_>) -> PyResult<Option<u64>> {
+        let pool = self.pool()?;
+        match wait::blocking(py, Timeout::FOREVER, |patience| pool.next_announced(patience))? {
+            Ok(number) => Ok(number),
+            Err(WaitError::TimedOut | WaitError::Interrupted) => Ok(None),
+        }
+    }
+
+    /// What each worker does: its pid, how many results it has sent, and the job and index of its
+    /// task, if it has one.
+    fn workers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let workers = self.pool()?.workers().into_iter().map(|worker| (worker.pid, worker.done, worker.task));
+        PyList::new(py, workers.collect::<Vec<_>>())
+    }
+}
+
+/// What is raised to who submits to a pool that takes nothing.
+fn not_running(py: Python<'_>, error: &NotRunning) -> PyErr {
+    match error {
+        NotRunning::Broken(why) => broken(py, why),
+        NotRunning::Closed | NotRunning::Terminated | NotRunning::Foreign => PyValueError::new_err(error.to_string()),
+    }
+}
+
+/// The text of a breakage, and the message of the worker whose initializer failed.
+pub(crate) fn breakage<'py>(py: Python<'py>, why: &Breakage) -> (String, Option<Bound<'py, PyBytes>>) {
+    let answer = why.answer.as_ref().map(|answer| PyBytes::new(py, answer.payload()));
+    (why.to_string(), answer)
+}
+
+fn broken(py: Python<'_>, why: &Breakage) -> PyErr {
+    let make = || -> PyResult<PyErr> {
+        let results = py.import("procession._pool_results")?;
+        Ok(PyErr::from_value(results.call_method1("broken", breakage(py, why))?))
+    };
+    make().unwrap_or_else(|error| error)
+}
+
+/// Sends a task without the interpreter if that takes long enough.
+pub(crate) fn submit<R: Send>(py: Python<'_>, size: usize, send: impl FnOnce() -> Result<R, SubmitError> + Send) -> PyResult<R> {
+    let sent = if size >= pickling::WORTH_DETACHING { py.detach(send) } else { send() };
+    sent.map_err(|error| match error {
+        SubmitError::NotRunning(error) => not_running(py, &error),
+        SubmitError::Memory(error) => error.raise(py),
+    })
+}
+
+impl Raise for StartError {
+    fn raise(self, py: Python<'_>) -> PyErr {
+        let message = self.to_string();
+        match self {
+            StartError::Family(error) => error.raise(py),
+            StartError::Memory(error) => error.raise(py),
+            StartError::Count { .. } => PyValueError::new_err(message),
+            StartError::System(error) => error::system(message, &error),
+            _ => PyOSError::new_err(message),
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! `WorkerCore`: the loop of a pool's worker.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use procession_engine::pool::{AttachError, HEADER, Submission, Task, Worker};
+use procession_engine::{Handle, Message, Parcel, WaitError};
+use pyo3::exceptions::{PyMemoryError, PyRuntimeError};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBytes, PyDict, PyTuple};
+
+use crate::arguments::{HandleBytes, Timeout};
+use crate::error::{self, OrRaise, Raise};
+use crate::pickling::{self, Encoded};
+use crate::pool::{bits, kind};
+use crate::pool_job::{DONE, FAILED};
+use crate::wait;
+
+/// Functions that a worker keeps.
+const KEPT: usize = 1024;
+/// When there is no memory even for the word that there is no memory, it is tried again after this.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// A worker of a pool, in its process.
+#[pyclass(module = "procession._procession")]
+pub(crate) struct WorkerCore {
+    worker: Option<Worker>,
+    functions: HashMap<Vec<u8>, Py<PyAny>>,
+}
+
+/// What a task has come to.
+enum Outcome<'py> {
+    Value(Bound<'py, PyAny>),
+    /// The function raised.
+    Failed(PyErr, Bound<'py, PyAny>),
+    /// There was nothing to call, or nothing to call it with.
+    NotRebuilt(PyErr),
+}
+
+/// The Python functions that say what went wrong.
+struct Words<'a, 'py> {
+    failed: &'a Bound<'py, PyAny>,
+    not_rebuilt: &'a Bound<'py, PyAny>,
+    not_sent: &'a Bound<'py, PyAny>,
+}
+
+#[pymethods]
+impl WorkerCore {
+    /// Takes the place `slot` in the pool of this name.
+    #[new]
+    fn new(py: Python<'_>, handle: HandleBytes, slot: u32) -> PyResult<WorkerCore> {
+        let worker = Worker::attach(handle.0, slot).or_raise(py)?;
+        Ok(WorkerCore { worker: Some(worker), functions: HashMap::new() })
+    }
+
+    /// The initializer is done.
+    fn ready(&mut self) -> PyResult<()> {
+        self.worker()?.ready();
+        Ok(())
+    }
+
+    /// The initializer failed; `message` says why. The worker is to end.
+    fn start_failed(&mut self, message: &Bound<'_, PyBytes>) -> PyResult<()> {
+        self.worker()?;
+        if let Some(worker) = self.worker.take() {
+            let mut bytes = failure(message.as_bytes());
+            worker.start_failed(Submission::bytes(&mut bytes));
+        }
+        Ok(())
+    }
+
+    /// Works until the pool has no more tasks for this worker.
+    ///
+    /// `failed(exception, function)`, `not_rebuilt(exception)` and `not_sent(exception, value)`
+    /// return the bytes that tell the parent of what has happened.
+    fn run<'py>(
+        &mut self,
+        py: Python<'py>,
+        failed: &Bound<'py, PyAny>,
+        not_rebuilt: &Bound<'py, PyAny>,
+        not_sent: &Bound<'py, PyAny>,
+    ) -> PyResult<()> {
+        let words = Words { failed, not_rebuilt, not_sent };
+        let dumps = py.import("procession.reduction")?.getattr("dumps_result")?;
+        while let Some(mut task) = self.next(py)? {
+            let outcome = self.perform(py, &mut task);
+            task.discard();
+            self.answer(py, &task, outcome, &words, &dumps)?;
+            py.check_signals()?;
+        }
+        Ok(())
+    }
+}
+
+impl WorkerCore {
+    fn worker(&mut self) -> PyResult<&mut Worker> {
+        self.worker.as_mut().ok_or_else(|| PyRuntimeError::new_err("this worker has ended"))
+    }
+
+    fn next(&mut self, py: Python<'_>) -> PyResult<Option<Task>> {
+        let worker = self.worker()?;
+        let mut attempt = || worker.next(&mut Timeout::ZERO.patience()).ok();
+        let task = match attempt().or_else(|| wait::spin(attempt)) {
+            Some(task) => task,
+            None => match wait::blocking(py, Timeout::FOREVER, |patience| worker.next(patience))? {
+                Ok(task) => task,
+                Err(WaitError::TimedOut | WaitError::Interrupted) => None,
+            },
+        };
+        Ok(task)
+    }
+
+    fn perform<'py>(&mut self, py: Python<'py>, task: &mut Task) -> Outcome<'py> {
+        let (function, what, payload) = match self.rebuild(py, task) {
+            Ok(rebuilt) => rebuilt,
+            Err(error) => return Outcome::NotRebuilt(error),
+        };
+        match call(&function, what, payload) {
+            Ok(value) => Outcome::Value(value),
+            Err(error) => Outcome::Failed(error, function),
+        }
+    }
+
+    /// The function, what kind of call it is, and what it gets.
+    fn rebuild<'py>(&mut self, py: Python<'py>, task: &mut Task) -> PyResult<(Bound<'py, PyAny>, u32, Bound<'py, PyAny>)> {
+        let garbled = || error::unpickling(py, String::from("the task can't be decoded: an object that it came with is gone, or its memory was overwritten"));
+        let tag = task.tag();
+        let mut message = task.take_message().ok_or_else(garbled)?;
+        let payload = message.bytes.get(HEADER..).ok_or_else(garbled)?;
+        let (length, rest) = payload.split_first_chunk::<4>().ok_or_else(garbled)?;
+        let length = u32::from_le_bytes(*length) as usize;
+        let name = rest.get(..length).ok_or_else(garbled)?;
+        let function = self.function(py, name, tag)?;
+        message.tag = tag & bits::CODEC;
+        let payload = pickling::decode_from(py, message, HEADER + 4 + length)?;
+        Ok((function, tag >> bits::WHAT & bits::WHAT_MASK, payload))
+    }
+
+    fn function<'py>(&mut self, py: Python<'py>, name: &[u8], tag: u32) -> PyResult<Bound<'py, PyAny>> {
+        let cached = tag & bits::CACHED != 0;
+        if cached && let Some(function) = self.functions.get(name) {
+            return Ok(function.bind(py).clone());
+        }
+        let message = if tag & bits::IN_PARCEL != 0 {
+            let name: [u8; 16] = name.try_into().map_err(|_| error::unpickling(py, String::from("the function can't be found")))?;
+            Parcel::open(Handle::from_bytes(name)).or_raise(py)?
+        } else {
+            Message::plain(name.to_vec())
+        };
+        let function = pickling::decode(py, message)?;
+        if cached {
+            if self.functions.len() >= KEPT {
+                self.functions.clear();
+            }
+            self.functions.insert(name.to_vec(), function.clone().unbind());
+        }
+        Ok(function)
+    }
+
+    fn answer<'py>(
+        &mut self,
+        py: Python<'py>,
+        task: &Task,
+        outcome: Outcome<'py>,
+        words: &Words<'_, 'py>,
+        dumps: &Bound<'py, PyAny>,
+    ) -> PyResult<()> {
+        let bad = match outcome {
+            Outcome::Value(value) => match self.send(py, task, &value, dumps) {
+                Ok(()) => return Ok(()),
+                Err(error) => said(py, words.not_sent, error, Some(&value)),
+            },
+            Outcome::Failed(error, function) => said(py, words.failed, error, Some(&function)),
+            Outcome::NotRebuilt(error) => said(py, words.not_rebuilt, error, None),
+        };
+        self.send_failure(py, task, &bad)
+    }
+
+    fn send<'py>(&mut self, py: Python<'py>, task: &Task, value: &Bound<'py, PyAny>, dumps: &Bound<'py, PyAny>) -> PyResult<()> {
+        let worker = self.worker()?;
+        let encoded = Encoded::of_with(value, dumps)?;
+        let large = encoded.size() >= pickling::WORTH_DETACHING;
+        encoded.send(|message| {
+            let mut bytes = Vec::with_capacity(HEADER + message.bytes.len());
+            bytes.resize(HEADER, 0);
+            bytes.extend_from_slice(message.bytes);
+            let tag = message.tag | DONE << bits::WHAT;
+            let result = Submission { tag, bytes: &mut bytes, buffers: message.buffers, handles: message.handles };
+            let finish = || worker.finish(task, result);
+            if large { py.detach(finish) } else { finish() }
+        }).or_raise(py)
+    }
+
+    fn send_failure(&mut self, py: Python<'_>, task: &Task, words: &[u8]) -> PyResult<()> {
+        let worker = self.worker()?;
+        let mut bytes = failure(words);
+        loop {
+            let result = Submission { tag: FAILED << bits::WHAT, ..Submission::bytes(&mut bytes) };
+            if worker.finish(task, result).is_ok() {
+                return Ok(());
+            }
+            py.detach(|| std::thread::sleep(PAUSE));
+            py.check_signals()?;
+            bytes.truncate(HEADER);
+        }
+    }
+}
+
+fn failure(words: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; HEADER];
+    bytes.extend_from_slice(words);
+    bytes
+}
+
+/// What a Python function says about an error. Nothing if it fails itself: the parent knows that too.
+fn said<'py>(py: Python<'py>, words: &Bound<'py, PyAny>, error: PyErr, about: Option<&Bound<'py, PyAny>>) -> Vec<u8> {
+    let error = error.into_value(py);
+    let said = match about {
+        Some(about) => words.call1((error, about)),
+        None => words.call1((error,)),
+    };
+    said.and_then(|said| Ok(said.cast::<PyBytes>()?.as_bytes().to_vec())).unwrap_or_default()
+}
+
+fn call<'py>(function: &Bound<'py, PyAny>, what: u32, payload: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    static LIST: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static MAP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static STAR_MAP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let py = function.py();
+    match what {
+        kind::CALL => function.call1(payload.cast_into::<PyTuple>()?),
+        kind::ITEM => function.call1((payload,)),
+        kind::STAR_ITEM => function.call1(PyTuple::new(py, payload.try_iter()?.collect::<PyResult<Vec<_>>>()?)?),
+        kind::CHUNK => {
+            let results = MAP.import(py, "builtins", "map")?.call1((function, payload))?;
+            LIST.import(py, "builtins", "list")?.call1((results,))
+        }
+        kind::STAR_CHUNK => {
+            let results = STAR_MAP.import(py, "itertools", "starmap")?.call1((function, payload))?;
+            LIST.import(py, "builtins", "list")?.call1((results,))
+        }
+        kind::KEYWORDS => {
+            let (args, keywords): (Bound<'py, PyTuple>, Bound<'py, PyDict>) = payload.extract()?;
+            function.call(args, Some(&keywords))
+        }
+        _ => Err(PyRuntimeError::new_err("the task is of no known kind: parent and worker are of different versions")),
+    }
+}
+
+impl Raise for AttachError {
+    fn raise(self, py: Python<'_>) -> PyErr {
+        match self {
+            AttachError::Family(error) => error.raise(py),
+            _ => error::process_error(py, self.to_string()),
+        }
+    }
+}

@@ -1,0 +1,341 @@
+"""Pools of threads: the same interface, in one process, with nothing pickled."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+import time
+from collections import deque
+
+from . import _pool_worker
+from ._pool_results import (
+    BROKEN,
+    CALL,
+    CHUNK,
+    DONE,
+    FAILED,
+    ITEM,
+    LOCAL,
+    STAR_CHUNK,
+    STAR_ITEM,
+    TERMINATED,
+    PoolBroken,
+    PoolTerminated,
+)
+from .pool import Pool
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from typing import Any
+
+    from .context import BaseContext
+
+    Reply = tuple[int, int, Any]
+
+__all__ = ["ThreadPool"]
+
+_KEYWORDS = 5
+
+
+class ThreadPool(Pool):
+    """A pool of threads, as `multiprocessing.pool.ThreadPool` is documented."""
+
+    # A thread can't be told to end in the middle of a task.
+    _reaps = False
+
+    @staticmethod
+    def Process(ctx: Any, *args: Any, **kwds: Any) -> Any:
+        """Return a thread that is to be a worker."""
+        from .dummy import Process
+
+        return Process(*args, **kwds)
+
+    def __init__(
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+    ) -> None:
+        super().__init__(processes, initializer, initargs)
+
+    def _start(
+        self,
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+        maxtasksperchild: int | None,
+        context: BaseContext | None,
+    ) -> None:
+        self._core = core = _Core()
+        self._staff = _Threads(self._pool)
+        try:
+            for _ in range(self._processes):
+                thread = self.Process(None, target=_work, args=(core, initializer, initargs))
+                thread.name = thread.name.replace("Process", "PoolWorker")
+                thread.daemon = True
+                thread.start()
+                self._pool.append(thread)
+        except BaseException:
+            core.terminate()
+            raise
+
+    def _refer(self, func: Callable[..., Any]) -> Any:
+        return func
+
+
+class _Threads:
+    """What `_Staff` is for processes."""
+
+    hiring: int | None = None
+
+    def __init__(self, threads: list[Any]) -> None:
+        self._threads = threads
+
+    def join(self, timeout: float | None) -> None:
+        """Wait for the threads to end."""
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(timeout)
+
+    def exitcode_of(self, pid: int) -> None:
+        """Return None: threads don't die."""
+
+
+class _Core:
+    """What `PoolCore` is for processes."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.end: tuple[int, Any] | None = None
+        self._closing = False
+        self._open = 0
+        self._announced: deque[int] = deque()
+        self._to_announce: set[_Job] = set()
+        self._numbers = itertools.count(1)
+
+    def job(self) -> _Job:
+        with self.changed:
+            if self.end is not None:
+                if self.end[0] == BROKEN:
+                    raise PoolBroken(self.end[1][0]) from self.end[1][1]
+                raise ValueError("Pool not running: it was terminated")
+            if self._closing:
+                raise ValueError("Pool not running: it was closed")
+            self._open += 1
+            return _Job(self, next(self._numbers))
+
+    def apply(self, func: Any, args: Iterable[Any], kwds: Mapping[str, Any], name_argument: Any) -> _Job:
+        job = self.job()
+        job.submit(_KEYWORDS if kwds else CALL, func, (args, kwds) if kwds else args)
+        job.seal()
+        return job
+
+    def sealed(self) -> None:
+        with self.changed:
+            self._open -= 1
+            self._end_workers()
+
+    def close(self) -> None:
+        with self.changed:
+            self._closing = True
+            self._end_workers()
+
+    def _end_workers(self) -> None:
+        if self._closing and self._open == 0:
+            self.tasks.put(None)
+            self.changed.notify_all()
+
+    def terminate(self) -> None:
+        self.stop(TERMINATED, None)
+
+    def stop(self, status: int, value: Any) -> None:
+        with self.changed:
+            if self.end is None:
+                self.end = (status, value)
+            self.changed.notify_all()
+        try:
+            while True:
+                self.tasks.get_nowait()
+        except queue.Empty:
+            pass
+        self.tasks.put(None)
+
+    def join(self, timeout: float | None) -> bool:
+        """Don't wait: running tasks can't be ended. `_Threads.join` does."""
+        return True
+
+    # Callbacks.
+
+    def announce(self, job: _Job) -> None:
+        with self.changed:
+            self._to_announce.add(job)
+            self.announce_if_complete(job)
+
+    def announce_if_complete(self, job: _Job) -> None:
+        if job in self._to_announce and job.is_complete():
+            self._to_announce.remove(job)
+            self._announced.append(job.number)
+            self.changed.notify_all()
+
+    def next_announced(self) -> int | None:
+        with self.changed:
+            while True:
+                if self._announced:
+                    return self._announced.popleft()
+                if self.end is not None:
+                    if self.end[0] == BROKEN and self._to_announce:
+                        return self._to_announce.pop().number
+                    return None
+                if self._closing and self._open == 0 and not self._to_announce:
+                    return None
+                self.changed.wait()
+
+
+class _Job:
+    """What `JobCore` is for processes."""
+
+    cost = 0
+
+    def __init__(self, core: _Core, number: int) -> None:
+        self.number = number
+        self.submitted = 0
+        self._core = core
+        self._sealed = False
+        self._discard = False
+        self._missing: set[int] = set()
+        self._replies: deque[Reply] = deque()
+        self._outcome: tuple[int, Any] | None = None
+
+    def __del__(self) -> None:
+        self.seal()
+
+    @property
+    def outstanding(self) -> int:
+        return len(self._missing)
+
+    def is_complete(self) -> bool:
+        return self._sealed and not self._missing
+
+    def submit(self, kind: int, func: Any, payload: Any) -> None:
+        core = self._core
+        with core.changed:
+            if core.end is not None:
+                raise PoolTerminated("the pool has ended")
+            index = self.submitted
+            self.submitted += 1
+            self._missing.add(index)
+        core.tasks.put((self, index, kind, func, payload))
+
+    def submit_many(
+        self, kind: int, func: Any, payloads: Iterator[Any], count: int, ahead: int, name_item: Any
+    ) -> tuple[bool, BaseException | None]:
+        try:
+            for payload in itertools.islice(payloads, count):
+                self.submit(kind, func, payload)
+                count -= 1
+        except PoolTerminated:
+            raise
+        except Exception as error:
+            return True, error
+        return count > 0, None
+
+    def seal(self) -> None:
+        if not self._sealed:
+            self._sealed = True
+            self._core.sealed()
+            with self._core.changed:
+                self._core.announce_if_complete(self)
+                self._core.changed.notify_all()
+
+    def announce(self) -> None:
+        self._core.announce(self)
+
+    def discard(self) -> None:
+        self._discard = True
+
+    def settle(self, index: int, status: int, value: Any) -> None:
+        core = self._core
+        with core.changed:
+            if index not in self._missing:
+                return
+            self._missing.remove(index)
+            if not self._discard:
+                self._replies.append((index, status, value))
+            core.announce_if_complete(self)
+            core.changed.notify_all()
+
+    def wait_outstanding(self, count: int, timeout: float | None) -> bool:
+        core = self._core
+        with core.changed:
+            core.changed.wait_for(lambda: core.end is not None or len(self._missing) <= count, timeout)
+            return core.end is None
+
+    def only(self, timeout: float | None) -> tuple[int, Any] | None:
+        with self._core.changed:
+            if self._outcome is None:
+                batch = self.take(timeout, 1)
+                if batch:
+                    self._outcome = batch[0][1:]
+            return self._outcome
+
+    def take(self, timeout: float | None, limit: int) -> list[Reply] | None:
+        core = self._core
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with core.changed:
+            while not self._replies:
+                if self.is_complete():
+                    return None
+                if core.end is not None:
+                    index = self._missing.pop() if self._missing else self.submitted
+                    return [(index, *core.end)]
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return []
+                core.changed.wait(left)
+            replies = self._replies
+            return [replies.popleft() for _ in range(min(limit, len(replies)))]
+
+
+def _work(core: _Core, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+    if initializer is not None:
+        try:
+            initializer(*initargs)
+        except BaseException as error:
+            core.stop(BROKEN, ("the pool is broken: its initializer failed", error))
+            return
+    while True:
+        task = core.tasks.get()
+        if task is None:
+            # For the next one.
+            core.tasks.put(None)
+            return
+        _perform(*task)
+        del task
+
+
+def _perform(job: _Job, index: int, kind: int, func: Any, payload: Any) -> None:
+    try:
+        value = _call(kind, func, payload)
+    except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
+        exit = _pool_worker.exit_of(error, func)
+        exit.__cause__ = error
+        job.settle(index, LOCAL, exit)
+    except BaseException as error:
+        job.settle(index, FAILED, error)
+    else:
+        job.settle(index, DONE, value)
+
+
+def _call(kind: int, func: Any, payload: Any) -> Any:
+    if kind == ITEM:
+        return func(payload)
+    if kind in (CALL, STAR_ITEM):
+        return func(*payload)
+    if kind == CHUNK:
+        return list(map(func, payload))
+    if kind == STAR_CHUNK:
+        return list(itertools.starmap(func, payload))
+    args, kwds = payload
+    return func(*args, **kwds)
