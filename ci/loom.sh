@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# The protocols of locks, events, semaphores, conditions and queues under loom: every order in which their threads can
+# run, with at most LOOM_MAX_PREEMPTIONS of them broken off where they need not be. Arguments are passed on.
+source "$(dirname "$0")/environment.sh"
+find_rust
+export LOOM_MAX_PREEMPTIONS=${LOOM_MAX_PREEMPTIONS:-4}
+# A build of its own: everything is compiled with loom's atomics, fast, but not for long.
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/loom
+export RUSTFLAGS="${RUSTFLAGS:-} --cfg loom" CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
+cargo build --release --quiet -p procession-shm
+timeout 600 cargo test --release -p procession-shm --test loom_lock --test loom_sync --test loom_queue "$@"

@@ -121,3 +121,6 @@ def __getattr__(name: str) -> Any:
 
         return install
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+del TYPE_CHECKING

@@ -126,7 +126,7 @@ class _Core:
             self._open += 1
             return _Job(self, next(self._numbers))
 
-    def apply(self, func: Any, args: Iterable[Any], kwds: Mapping[str, Any], name_argument: Any) -> _Job:
+    def apply(self, known: Any, func: Any, args: Iterable[Any], kwds: Mapping[str, Any], name_argument: Any) -> _Job:
         job = self.job()
         job.submit(_KEYWORDS if kwds else CALL, func, (args, kwds) if kwds else args)
         job.seal()

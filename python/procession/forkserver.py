@@ -44,6 +44,10 @@ STATUS_REPLY = struct.Struct("=iB")
 HELLO = struct.Struct("=BI")
 
 
+#: Ctrl-C is for the program, not for its server.
+_IGNORED_SIGNALS = (signal.SIGINT,)
+
+
 class ServerGone(Exception):
     """The server has ended before it could answer."""
 
@@ -137,11 +141,9 @@ class ForkServer:
                 f"control={control.fileno()}, alive={alive}, data={parcel.handle.hex()!r}"
             )
             command = spawn.interpreter_command(f"from {__name__} import main; main({arguments})")
-            pid, pidfd = _procession.spawn(
-                spawn.executable_path(),
-                command[1:],
-                sorted({arena, servers_end.fileno(), control.fileno(), alive}),
-            )
+            given = (arena, servers_end.fileno(), control.fileno(), alive)
+            pid = util.start_server(command, given, _IGNORED_SIGNALS)
+            pidfd = popen_fork.open_pidfd(pid)
         except BaseException:
             _procession.cancel_child(seat)
             control.close()
@@ -259,6 +261,7 @@ def get_inherited_fds() -> list[int]:
 
 def main(arena: int, seat: int, listen: int, control: int, alive: int, data: str) -> NoReturn:
     """Be the server: import what is to be preloaded, then fork on request until the end."""
+    util.ignore_signals(_IGNORED_SIGNALS)
     spawn.forget_finder()
     spawn.close_others([arena, listen, control, alive])
     _procession.join_family(arena, seat)
@@ -275,8 +278,6 @@ def main(arena: int, seat: int, listen: int, control: int, alive: int, data: str
 def _serve(listen: socket.socket, control: socket.socket, alive: int, data: bytes) -> NoReturn:
     from . import popen_forkserver, reduction  # noqa: F401  (warm, for the children)
 
-    # Ctrl-C is for the program, not for its server.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     util._close_stdin()
     for fd in (listen.fileno(), control.fileno(), alive):
         os.set_inheritable(fd, False)

@@ -216,7 +216,7 @@ class Pool:
             except Exception as error:
                 known = error
         # An error in the place of the function fails the job at once.
-        result = ApplyResult(self, self._core.apply(known, args, kwds, _name_argument), func)
+        result = ApplyResult(self, self._core.apply(known, func, args, kwds, _name_argument), func)
         if callback is not None or error_callback is not None:
             self._reports.expect(result, callback, error_callback)
         return result

@@ -34,7 +34,7 @@ class Popen:
         self.returncode: int | None = None
         self.finalizer: util.Finalize | None = None
         self._reaping = threading.Lock()
-        self._seat = _procession.prepare_child(process_obj.name, "process")
+        self._seat = _procession.prepare_child(process_obj.name, process_obj._role)
         try:
             self._launch(process_obj)
         except BaseException:

@@ -76,7 +76,7 @@ class Popen(popen_spawn_posix.Popen):
             except forkserver.ServerGone:
                 # The server may have begun to use the seat. Take a fresh one.
                 _procession.cancel_child(self._seat)
-                self._seat = _procession.prepare_child(process_obj.name, "process")
+                self._seat = _procession.prepare_child(process_obj.name, process_obj._role)
                 continue
             if hello[0] == 1 and len(hello) == size and fds:
                 return conversation, forkserver.HELLO.unpack(hello)[1], fds[0]

@@ -56,6 +56,8 @@ class BaseProcess:
     """
 
     _start_method: str | None = None
+    #: What it is in the family: "process", "worker" (of a pool) or "server" (of a manager).
+    _role = "process"
 
     def __init__(
         self,

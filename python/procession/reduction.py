@@ -226,10 +226,17 @@ def _dump_whole(obj: object, protocol: int) -> bytes:
     except (PickleError, AttributeError, TypeError) as error:
         if _sockets_came():
             return _dump_whole(obj, protocol)
-        pickled = _second_try(obj, error, in_one_piece=True)
-        assert isinstance(pickled, bytes)
-        return pickled
-    return b"".join(parts)
+        return _whole(_second_try(obj, error, in_one_piece=True))
+    data = b"".join(parts)
+    if b"__main__" in data and not _main_is_importable():
+        instead = _by_value(obj, in_one_piece=True)
+        return data if instead is None else _whole(instead)
+    return data
+
+
+def _whole(pickled: Pickled) -> bytes:
+    assert isinstance(pickled, bytes)
+    return pickled
 
 
 class _Sink:

@@ -120,12 +120,7 @@ class ResourceTracker:
             passed.append(waits_for)
         command = spawn.interpreter_command(f"from {__name__} import main; main({reader}, {waits_for})")
         try:
-            # It ignores them, but not from its very first line.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED_SIGNALS)
-            try:
-                pid = util.spawnv_passfds(spawn.executable_path(), command, passed)
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            pid = util.start_server(command, passed, _IGNORED_SIGNALS)
         except BaseException:
             os.close(writer)
             raise
@@ -174,10 +169,9 @@ def main(fd: int, waits_for: int | None = None) -> NoReturn:
         fd: the reading end of the pipe.
         waits_for: a pidfd of a process whose end is awaited besides.
     """
+    util.ignore_signals(_IGNORED_SIGNALS)
     spawn.forget_finder()
-    for number in _IGNORED_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED_SIGNALS)
+    spawn.close_others([fd] if waits_for is None else [fd, waits_for])
     # Who reads the program's output to its end shouldn't have to wait for us.
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import itertools
 import os
+import signal
 import sys
 import threading
 import weakref
@@ -402,12 +403,31 @@ def close_fds(*fds: int) -> None:
 
 
 def spawnv_passfds(path: str | bytes, args: list[Any], passfds: Iterable[int]) -> int:
-    """Start a program that inherits only `passfds` besides the standard streams; return its pid."""
-    from . import _procession
+    """Start a program that inherits `passfds` besides the standard streams; return its pid.
 
-    pid, pidfd = _procession.spawn(path, [os.fsencode(a) for a in args[1:]], sorted(passfds))
-    os.close(pidfd)
-    return pid
+    What signals this thread blocks, the program starts with blocked.
+    """
+    kept = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in sorted(set(passfds))]
+    return os.posix_spawn(path, args, os.environ, file_actions=kept)
+
+
+def start_server(command: list[Any], passfds: Iterable[int], ignored: Iterable[int]) -> int:
+    """Start a program that will ignore some signals, and must not be hit by them before it can.
+
+    It has to call `ignore_signals` with the same ones. Return its pid.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ignored)
+    try:
+        return spawnv_passfds(command[0], command, passfds)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def ignore_signals(ignored: Iterable[int]) -> None:
+    """Ignore signals from here on: first thing in a program that `start_server` has started."""
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _args_from_interpreter_flags() -> list[str]:

@@ -27,29 +27,24 @@
 
 mod errors;
 mod frame;
+mod receive;
+mod send;
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use procession_shm::{Entry, Handle, Patience, WaitError};
+use procession_shm::{Patience, WaitError};
 use procession_sys::poll;
 use procession_sys::socket::{self, Channel};
 use procession_sys::thread;
 
-use crate::message::{Block, Message, Outgoing, Parcel};
-
 pub use errors::{RecvError, SendError};
-use frame::{Frame, Incoming};
+use frame::Incoming;
+pub use receive::{Received, ReceivedInto};
 
-/// Bytes that are worth a detour through the arena.
-const LARGE: usize = 128 << 10;
-/// Bytes in the arena for which one goes through the descriptor.
-const WEIGHT: usize = 64;
-/// No parcel weighs more: it is more than a socket or pipe holds.
-const MOST_WEIGHT: usize = 256 << 10;
 /// The tag of a parcel that stands for plain bytes. They are its only buffer.
 const BYTES: u32 = i32::MAX as u32;
 /// A peer that answers within this time saves two context switches.
@@ -70,75 +65,6 @@ pub struct Connection {
     /// A receive was given up when part of its message was here: the next one goes on with it.
     half: Mutex<Option<Incoming>>,
     has_half: AtomicBool,
-}
-
-/// What [`Connection::recv_bytes_into`] did with a message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ReceivedInto {
-    /// It lies in the buffer and is this long.
-    Filled(usize),
-    /// It is longer than the buffer; here it is. The buffer is as it was.
-    TooShort(Vec<u8>),
-}
-
-/// Bytes that were received.
-#[derive(Debug)]
-pub enum Received {
-    /// They came through the descriptor.
-    Bytes(Vec<u8>),
-    /// They lie in the arena.
-    Block(Block),
-}
-
-impl Received {
-    fn from_parcel(mut message: Message) -> Result<Received, RecvError> {
-        if message.tag == BYTES && message.buffers.len() == 1 {
-            return Ok(Received::Block(message.buffers.remove(0)));
-        }
-        if message.buffers.is_empty() {
-            Ok(Received::Bytes(message.bytes))
-        } else {
-            Err(RecvError::NotBytes)
-        }
-    }
-
-    /// How many.
-    pub fn len(&self) -> usize {
-        match self {
-            Received::Bytes(bytes) => bytes.len(),
-            Received::Block(block) => block.len(),
-        }
-    }
-
-    /// Whether it is a message without any.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The bytes in memory of their own.
-    pub fn into_vec(self) -> Vec<u8> {
-        match self {
-            Received::Bytes(bytes) => bytes,
-            Received::Block(block) => block.to_vec(),
-        }
-    }
-
-    /// Copies them to a place of the same length.
-    ///
-    /// # Panics
-    /// When the length is another.
-    pub fn copy_to(&self, place: &mut [u8]) {
-        assert_eq!(
-            place.len(),
-            self.len(),
-            "the place is as long as what was received"
-        );
-        match self {
-            Received::Bytes(bytes) => place.copy_from_slice(bytes),
-            // Held, and within its end: it is there.
-            Received::Block(block) => drop(block.read(0, place)),
-        }
-    }
 }
 
 /// The two ends of a new channel.
@@ -198,138 +124,6 @@ impl Connection {
         self.family
     }
 
-    /// Sends `bytes` as one message. Waits while there is no room for it.
-    ///
-    /// # Errors
-    /// See [`SendError`]. If the wait ends before anything was sent, the message is just not sent;
-    /// if it ends inside the message, later sends are [`SendError::Broken`].
-    pub fn send_bytes(&self, bytes: &[u8], patience: &mut Patience<'_>) -> Result<(), SendError> {
-        self.may_send()?;
-        if self.family && bytes.len() >= LARGE {
-            let parcel = Outgoing {
-                bytes: &[],
-                buffers: &[bytes],
-                handles: &[],
-                tag: BYTES,
-            };
-            // If there is no room, there is another way.
-            if let Ok(parcel) = Parcel::store(&parcel) {
-                return self.send_parcel(parcel, bytes.len(), patience);
-            }
-        }
-        self.send_frame(
-            frame::head_of_bytes(bytes.len()).as_slice(),
-            bytes,
-            patience,
-        )
-    }
-
-    /// Sends a message. One that is large, has buffers or mentions objects goes through the arena;
-    /// the objects are kept alive on the way.
-    ///
-    /// # Errors
-    /// As [`send_bytes`](Self::send_bytes); [`SendError::NotFamily`] for a message with buffers,
-    /// objects or a tag to a stranger.
-    pub fn send_message(
-        &self,
-        message: &Outgoing<'_>,
-        patience: &mut Patience<'_>,
-    ) -> Result<(), SendError> {
-        self.may_send()?;
-        let plain = message.buffers.is_empty() && message.handles.is_empty();
-        let is_bytes = plain && message.tag == 0;
-        if !self.family && !is_bytes {
-            return Err(SendError::NotFamily);
-        }
-        if plain && (message.bytes.len() < LARGE || !self.family) {
-            let head = if message.tag == 0 {
-                frame::head_of_bytes(message.bytes.len())
-            } else {
-                frame::head_of_tagged(message.tag, message.bytes.len())
-            };
-            return self.send_frame(head.as_slice(), message.bytes, patience);
-        }
-        let size = message
-            .buffers
-            .iter()
-            .map(|buffer| buffer.len())
-            .sum::<usize>()
-            + message.bytes.len();
-        let parcel = Parcel::store(message).map_err(SendError::Memory)?;
-        self.send_parcel(parcel, size, patience)
-    }
-
-    fn send_parcel(
-        &self,
-        parcel: Parcel,
-        size: usize,
-        patience: &mut Patience<'_>,
-    ) -> Result<(), SendError> {
-        let handle = parcel.handle();
-        let weight = (size / WEIGHT).min(MOST_WEIGHT);
-        let head = frame::head_of_parcel(handle, weight as u32);
-        let zeros = vec![0; weight];
-        let mut parts = [IoSlice::new(head.as_slice()), IoSlice::new(&zeros)];
-        // Before the receiver can take it.
-        parcel.keep_in_transit();
-        self.write_all(&mut parts, patience)
-            .map_err(|(sent, error)| {
-                if sent < head.as_slice().len() {
-                    // No receiver knows its name.
-                    drop(Parcel::take(handle));
-                }
-                self.given_up(sent, error)
-            })
-    }
-
-    fn send_frame(
-        &self,
-        head: &[u8],
-        body: &[u8],
-        patience: &mut Patience<'_>,
-    ) -> Result<(), SendError> {
-        let mut parts = [IoSlice::new(head), IoSlice::new(body)];
-        self.write_all(&mut parts, patience)
-            .map_err(|(sent, error)| self.given_up(sent, error))
-    }
-
-    fn given_up(&self, sent: usize, error: SendError) -> SendError {
-        if sent > 0 {
-            self.torn.store(true, Ordering::Relaxed);
-        }
-        error
-    }
-
-    fn may_send(&self) -> Result<(), SendError> {
-        if !self.is_writable() {
-            Err(SendError::NotWritable)
-        } else if self.torn.load(Ordering::Relaxed) {
-            Err(SendError::Broken)
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Writes everything, or says how much it had written when it could not go on.
-    fn write_all(
-        &self,
-        mut parts: &mut [IoSlice<'_>],
-        patience: &mut Patience<'_>,
-    ) -> Result<(), (usize, SendError)> {
-        let mut sent = 0;
-        IoSlice::advance_slices(&mut parts, 0);
-        while !parts.is_empty() {
-            let written = self
-                .attempt(patience, poll::writable, || {
-                    socket::write(self.fd(), self.channel, parts)
-                })
-                .map_err(|stop| (sent, SendError::from_stop(stop)))?;
-            sent += written;
-            IoSlice::advance_slices(&mut parts, written);
-        }
-        Ok(())
-    }
-
     /// Repeats `call` until it does something. `ready` sleeps until that is likely.
     fn attempt<T>(
         &self,
@@ -363,199 +157,6 @@ impl Connection {
                 return Err(Stop::Wait(WaitError::TimedOut));
             }
         }
-    }
-
-    /// Receives a message of bytes. Waits until one is there, or the end.
-    ///
-    /// A receive that is given up inside a message loses nothing: the next one goes on with it.
-    ///
-    /// # Errors
-    /// See [`RecvError`]. After a message longer than `max` this end can't receive any more.
-    pub fn recv_bytes(
-        &self,
-        max: Option<usize>,
-        patience: &mut Patience<'_>,
-    ) -> Result<Vec<u8>, RecvError> {
-        self.recv(max, patience).map(Received::into_vec)
-    }
-
-    /// The same, and leaves the bytes where they are: those of a large message in the arena, to be
-    /// copied once to where the caller wants them.
-    ///
-    /// # Errors
-    /// As [`recv_bytes`](Self::recv_bytes).
-    pub fn recv(
-        &self,
-        max: Option<usize>,
-        patience: &mut Patience<'_>,
-    ) -> Result<Received, RecvError> {
-        let incoming = self.receive(max, patience)?;
-        let received = match incoming.parcel() {
-            Some(handle) => Received::from_parcel(self.open_parcel(handle)?)?,
-            None => Received::Bytes(incoming.body),
-        };
-        self.check_length(received.len(), max)?;
-        Ok(received)
-    }
-
-    /// The same into a buffer of the caller's.
-    ///
-    /// # Errors
-    /// As [`recv_bytes`](Self::recv_bytes).
-    pub fn recv_bytes_into(
-        &self,
-        into: &mut [u8],
-        patience: &mut Patience<'_>,
-    ) -> Result<ReceivedInto, RecvError> {
-        let received = self.recv(None, patience)?;
-        match into.get_mut(..received.len()) {
-            Some(place) => {
-                received.copy_to(place);
-                Ok(ReceivedInto::Filled(received.len()))
-            }
-            None => Ok(ReceivedInto::TooShort(received.into_vec())),
-        }
-    }
-
-    /// Receives a message as [`send_message`](Self::send_message) sent it.
-    ///
-    /// # Errors
-    /// As [`recv_bytes`](Self::recv_bytes).
-    pub fn recv_message(&self, patience: &mut Patience<'_>) -> Result<Message, RecvError> {
-        let incoming = self.receive(None, patience)?;
-        let Some(handle) = incoming.parcel() else {
-            let tag = incoming.tag();
-            return plain(tag, incoming.body);
-        };
-        let message = self.open_parcel(handle)?;
-        if message.tag == BYTES {
-            let bytes = message
-                .buffers
-                .first()
-                .map(Block::to_vec)
-                .unwrap_or_default();
-            return plain(0, bytes);
-        }
-        Ok(message)
-    }
-
-    fn open_parcel(&self, handle: Handle) -> Result<Message, RecvError> {
-        Parcel::take(handle).map_err(RecvError::Gone)
-    }
-
-    /// A whole frame: from this call, or from the one before that was given up.
-    fn receive(
-        &self,
-        max: Option<usize>,
-        patience: &mut Patience<'_>,
-    ) -> Result<Incoming, RecvError> {
-        if !self.is_readable() {
-            return Err(RecvError::NotReadable);
-        }
-        let mut incoming = self.take_half().unwrap_or_default();
-        match self.fill(&mut incoming, max, patience) {
-            Ok(()) => Ok(incoming),
-            Err(error) => {
-                if incoming.has_begun()
-                    && matches!(error, RecvError::TimedOut | RecvError::Interrupted)
-                {
-                    self.keep_half(incoming);
-                }
-                Err(error)
-            }
-        }
-    }
-
-    fn fill(
-        &self,
-        incoming: &mut Incoming,
-        max: Option<usize>,
-        patience: &mut Patience<'_>,
-    ) -> Result<(), RecvError> {
-        let frame = loop {
-            let rest = incoming.head_rest();
-            if rest.is_empty() {
-                break incoming
-                    .frame()
-                    .filter(|frame| self.family || frame.is_plain())
-                    .ok_or_else(|| {
-                        self.readable.store(false, Ordering::Relaxed);
-                        RecvError::Garbled
-                    })?;
-            }
-            let count = self.attempt(patience, poll::readable, || {
-                socket::read(self.fd(), self.channel, rest)
-            });
-            match count.map_err(RecvError::from_stop)? {
-                0 if incoming.has_begun() => return Err(RecvError::Truncated),
-                0 => return Err(RecvError::Closed),
-                count => incoming.head_grew(count),
-            }
-        };
-        if let Frame::Parcel { .. } = frame {
-            return self.skip_weight(incoming, patience);
-        }
-        self.check_length(frame.length(), max)?;
-        while incoming.body.len() < frame.length() {
-            let missing = frame.length() - incoming.body.len();
-            incoming.make_room(missing).map_err(RecvError::Io)?;
-            let body = &mut incoming.body;
-            let count = self.attempt(patience, poll::readable, || {
-                socket::read_onto(self.fd(), self.channel, body, missing)
-            });
-            if count.map_err(RecvError::from_stop)? == 0 {
-                return Err(RecvError::Truncated);
-            }
-        }
-        Ok(())
-    }
-
-    /// The parcel is complete whether its weight has come or not: if the sender died in between, it
-    /// is delivered all the same.
-    fn skip_weight(
-        &self,
-        incoming: &mut Incoming,
-        patience: &mut Patience<'_>,
-    ) -> Result<(), RecvError> {
-        let mut scrap = [0; 16 << 10];
-        while incoming.weight_left > 0 {
-            let most = incoming.weight_left.min(scrap.len());
-            let into = &mut scrap[..most];
-            let count = self.attempt(patience, poll::readable, || {
-                socket::read(self.fd(), self.channel, into)
-            });
-            match count.map_err(RecvError::from_stop)? {
-                0 => break,
-                count => incoming.weight_left -= count,
-            }
-        }
-        Ok(())
-    }
-
-    fn check_length(&self, length: usize, max: Option<usize>) -> Result<(), RecvError> {
-        match max {
-            Some(max) if length > max => {
-                self.readable.store(false, Ordering::Relaxed);
-                Err(RecvError::TooLong { length, max })
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn take_half(&self) -> Option<Incoming> {
-        // The mutex is only touched after a receive was given up, which is rare, and never held.
-        if !self.has_half.swap(false, Ordering::Acquire) {
-            return None;
-        }
-        self.half
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-    }
-
-    fn keep_half(&self, incoming: Incoming) {
-        *self.half.lock().unwrap_or_else(PoisonError::into_inner) = Some(incoming);
-        self.has_half.store(true, Ordering::Release);
     }
 
     /// Whether a receive would not wait: a message has begun to arrive, or the end has. Waits for
@@ -634,10 +235,6 @@ impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd()
     }
-}
-
-fn plain(tag: u32, bytes: Vec<u8>) -> Result<Message, RecvError> {
-    Message::from_entry(Entry::Inline { tag, bytes }).map_err(RecvError::Gone)
 }
 
 /// Why a call could not go on.

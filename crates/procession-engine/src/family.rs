@@ -7,15 +7,24 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
-use procession_shm::{Arena, ArenaError, ArenaStats, Gone, Handle, HeldStill, Kind, MemberId, MemberInfo, MembersFull, Role, Shared};
+use procession_shm::{
+    Arena, ArenaError, ArenaStats, Gone, Handle, HeldStill, Kind, MemberId, MemberInfo,
+    MembersFull, Role, Shared,
+};
 use procession_sys::{fork_hooks, thread};
 
 static FAMILY: OnceLock<Family> = OnceLock::new();
 /// Guards the making of the family: two threads must not make two.
 static MAKING: Mutex<()> = Mutex::new(());
+
+/// When members without parents were last looked for, in milliseconds of `CLOCK`.
+static ORPHANS_AT: AtomicU64 = AtomicU64::new(0);
+static CLOCK: OnceLock<Instant> = OnceLock::new();
+const ORPHANS_EVERY: u64 = 100;
 
 thread_local! {
     /// The seat of the child that this thread is about to fork.
@@ -36,7 +45,10 @@ impl Seat {
 
     /// What [`to_raw`](Self::to_raw) gave, or `None` for a number that is no seat.
     pub fn from_raw(raw: u64) -> Option<Seat> {
-        u32::try_from(raw).ok().and_then(MemberId::from_raw).map(Seat)
+        u32::try_from(raw)
+            .ok()
+            .and_then(MemberId::from_raw)
+            .map(Seat)
     }
 
     /// The member that the child will be.
@@ -129,8 +141,12 @@ pub fn join_family(fd: OwnedFd, seat: Seat) -> Result<(), FamilyError> {
 }
 
 fn found(arena: Arena, me: MemberId) -> Result<&'static Family, FamilyError> {
-    fork_hooks::register(before_fork, after_fork_in_parent, after_fork_in_child).map_err(FamilyError::System)?;
-    Ok(FAMILY.get_or_init(|| Family { arena, me: AtomicU32::new(me.to_raw()) }))
+    fork_hooks::register(before_fork, after_fork_in_parent, after_fork_in_child)
+        .map_err(FamilyError::System)?;
+    Ok(FAMILY.get_or_init(|| Family {
+        arena,
+        me: AtomicU32::new(me.to_raw()),
+    }))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -175,7 +191,11 @@ impl Family {
 /// When there are too many members, or no family can be made.
 pub fn prepare_child(name: &str, role: Role) -> Result<Seat, FamilyError> {
     let family = family()?;
-    family.arena.reserve_member(Some(family.me()), name, role).map(Seat).map_err(FamilyError::Full)
+    family
+        .arena
+        .reserve_member(Some(family.me()), name, role)
+        .map(Seat)
+        .map_err(FamilyError::Full)
 }
 
 /// The child did not start: its place is free again.
@@ -208,10 +228,27 @@ pub fn leave() {
     }
 }
 
-/// A member was seen to have ended: what it held goes back. Harmless if it is gone already.
+/// A member was seen to have ended: what it held goes back. Harmless if it is gone already. From time
+/// to time this also clears away after members whose parents are gone.
 pub fn reap(member: MemberId) {
+    let Some(family) = FAMILY.get() else { return };
+    family.arena.reap(family.me(), member);
+    let now = CLOCK.get_or_init(Instant::now).elapsed().as_millis() as u64;
+    let last = ORPHANS_AT.load(Ordering::Relaxed);
+    let due = now.saturating_sub(last) >= ORPHANS_EVERY || last == 0;
+    if due
+        && ORPHANS_AT
+            .compare_exchange(last, now.max(1), Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+    {
+        family.arena.reap_orphans(family.me());
+    }
+}
+
+/// Clears the references of dead members to one object, and frees it if nobody else holds it.
+pub fn release_dead(handle: Handle) {
     if let Some(family) = FAMILY.get() {
-        family.arena.reap(family.me(), member);
+        family.arena.release_dead(family.me(), handle);
     }
 }
 
@@ -225,7 +262,9 @@ pub fn note_exit(seat: Seat, status: i32) {
 
 /// What [`note_exit`] wrote down for this child, if it did yet.
 pub fn exit_status(seat: Seat) -> Option<i32> {
-    FAMILY.get().and_then(|family| family.arena.exit_status(seat.0))
+    FAMILY
+        .get()
+        .and_then(|family| family.arena.exit_status(seat.0))
 }
 
 extern "C" fn before_fork() {
@@ -245,8 +284,13 @@ extern "C" fn after_fork_in_parent() {
 
 extern "C" fn after_fork_in_child() {
     thread::forget_after_fork();
-    let held = ACROSS_FORK.try_with(|across| across.replace(None)).ok().flatten();
-    let (Some(family), Some(mut held)) = (FAMILY.get(), held) else { return };
+    let held = ACROSS_FORK
+        .try_with(|across| across.replace(None))
+        .ok()
+        .flatten();
+    let (Some(family), Some(mut held)) = (FAMILY.get(), held) else {
+        return;
+    };
     let parent = family.me();
     if let Some(Seat(id)) = PENDING.replace(None)
         && family.arena.take_seat(id)
@@ -295,7 +339,9 @@ impl Clone for Reference {
             // It is held: taking it once more can't fail.
             let _ = family.arena.acquire(family.me(), self.handle);
         }
-        Reference { handle: self.handle }
+        Reference {
+            handle: self.handle,
+        }
     }
 }
 
@@ -317,7 +363,11 @@ pub(crate) struct Held<T: Shared + 'static> {
 
 impl<T: Shared> Clone for Held<T> {
     fn clone(&self) -> Held<T> {
-        Held { reference: self.reference.clone(), object: self.object, family: self.family }
+        Held {
+            reference: self.reference.clone(),
+            object: self.object,
+            family: self.family,
+        }
     }
 }
 
@@ -326,19 +376,35 @@ impl<T: Shared> Held<T> {
     pub(crate) fn new(kind: Kind, extra: usize) -> Result<Held<T>, crate::MakeError> {
         let family = family().map_err(crate::MakeError::Family)?;
         let length = size_of::<T>() + extra;
-        let handle = family.arena.allocate(family.me(), length, kind).map_err(crate::MakeError::Memory)?;
+        let handle = family
+            .arena
+            .allocate(family.me(), length, kind)
+            .map_err(crate::MakeError::Memory)?;
         let reference = Reference::taken(handle);
-        let object = family.arena.object(handle, kind).map_err(crate::MakeError::Gone)?;
-        Ok(Held { reference, object, family })
+        let object = family
+            .arena
+            .object(handle, kind)
+            .map_err(crate::MakeError::Gone)?;
+        Ok(Held {
+            reference,
+            object,
+            family,
+        })
     }
 
     /// Takes a reference to one that somebody named.
     pub(crate) fn from_handle(handle: Handle, kind: Kind) -> Result<Held<T>, Gone> {
-        let gone = Gone { expected: Some(kind) };
+        let gone = Gone {
+            expected: Some(kind),
+        };
         let family = family().map_err(|_| gone)?;
         let reference = Reference::acquire(handle).map_err(|_| gone)?;
         let object = family.arena.object(handle, kind)?;
-        Ok(Held { reference, object, family })
+        Ok(Held {
+            reference,
+            object,
+            family,
+        })
     }
 
     pub(crate) fn handle(&self) -> Handle {

@@ -261,23 +261,21 @@ fn fork_by_server(request: &LaunchRequest<'_>, parcel: Handle) -> Result<Child, 
 }
 
 fn fork(request: &LaunchRequest<'_>, parcel: Handle) -> Result<Child, LaunchError> {
+    let fds = request.fds.iter().map(sys::duplicate);
+    let fds = fds.collect::<io::Result<_>>().map_err(LaunchError::Start)?;
     let ticket = prepare(request, parcel)?;
-    let seat = ticket.seat;
-    fork_into(seat, request.name, request.daemon, || {
-        let fds = request
-            .fds
-            .iter()
-            .map(sys::duplicate)
-            .collect::<io::Result<Vec<_>>>()
-            .map_err(EntryError::System);
-        match fds.and_then(|fds| entry_of(ticket, fds, StartMethod::Fork)) {
+    fork_into(
+        ticket.seat,
+        request.name,
+        request.daemon,
+        || match entry_of(ticket, fds, StartMethod::Fork) {
             Ok(entry) => (request.run)(entry),
             Err(error) => {
                 let _ = writeln!(io::stderr(), "{error}");
                 1
             }
-        }
-    })
+        },
+    )
 }
 
 /// Forks this process; the child runs `body`, which may use anything it captures, and exits with

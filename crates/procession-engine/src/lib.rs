@@ -31,17 +31,18 @@ mod zygote;
 pub use connection::{Connection, ReceivedInto, RecvError, SendError, pair};
 pub use exit_status::ExitStatus;
 pub use family::{
-    Family, FamilyError, Seat, cancel_child, child_started, exit_status, family, fork_done, fork_with, join_family, leave,
-    note_exit, prepare_child, reap,
+    Family, FamilyError, Seat, cancel_child, child_started, exit_status, family, fork_done,
+    fork_with, join_family, leave, note_exit, prepare_child, reap, release_dead,
 };
 pub use make_error::MakeError;
 pub use message::{Block, Cell, Message, Outgoing, Parcel};
-pub use procession_shm::{
-    AllocError, ArenaError, ArenaStats, Gone, Handle, Kind, MemberId, MemberInfo, MembersFull, Patience, Role,
-};
 pub use process::Child;
+pub use procession_shm::{
+    AllocError, ArenaError, ArenaStats, Gone, Handle, Kind, MemberId, MemberInfo, MembersFull,
+    Patience, Role,
+};
 pub use queue::{GetError, PutError, Queue, TooManyDone};
 pub use sync::{
-    Acquired, Arrival, Barrier, BarrierError, Event, Lock, NotHeld, NotOwner, Owner, RLock, ReleaseError, Semaphore, Ticket,
-    WaitError, WaitQueue,
+    Acquired, Arrival, Barrier, BarrierError, Event, Lock, NotHeld, NotOwner, Owner, RLock,
+    ReleaseError, Semaphore, Ticket, WaitError, WaitQueue,
 };

@@ -24,11 +24,19 @@ pub struct Outgoing<'a> {
 impl<'a> Outgoing<'a> {
     /// Plain bytes.
     pub fn bytes(bytes: &'a [u8]) -> Outgoing<'a> {
-        Outgoing { bytes, ..Outgoing::default() }
+        Outgoing {
+            bytes,
+            ..Outgoing::default()
+        }
     }
 
     pub(crate) fn contents(&self) -> Contents<'a> {
-        Contents { tag: self.tag, bytes: self.bytes, buffers: self.buffers, mentions: self.handles }
+        Contents {
+            tag: self.tag,
+            bytes: self.bytes,
+            buffers: self.buffers,
+            mentions: self.handles,
+        }
     }
 }
 
@@ -63,14 +71,28 @@ impl Message {
 
     pub(crate) fn from_entry(entry: Entry) -> Result<Message, Gone> {
         match entry {
-            Entry::Inline { tag, bytes } => Ok(Message { tag, bytes, buffers: Vec::new(), _parcel: None }),
+            Entry::Inline { tag, bytes } => Ok(Message {
+                tag,
+                bytes,
+                buffers: Vec::new(),
+                _parcel: None,
+            }),
             Entry::Parcel { handle, view } => Message::from_view(Reference::taken(handle), view),
         }
     }
 
     fn from_view(parcel: Reference, view: ParcelView) -> Result<Message, Gone> {
-        let buffers = view.blocks.into_iter().map(Block::from_handle).collect::<Result<_, _>>()?;
-        Ok(Message { tag: view.tag, bytes: view.bytes, buffers, _parcel: Some(parcel) })
+        let buffers = view
+            .blocks
+            .into_iter()
+            .map(Block::from_handle)
+            .collect::<Result<_, _>>()?;
+        Ok(Message {
+            tag: view.tag,
+            bytes: view.bytes,
+            buffers,
+            _parcel: Some(parcel),
+        })
     }
 }
 
@@ -85,7 +107,10 @@ pub struct Block {
 
 impl fmt::Debug for Block {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Block").field("handle", &self.handle()).field("len", &self.length).finish()
+        f.debug_struct("Block")
+            .field("handle", &self.handle())
+            .field("len", &self.length)
+            .finish()
     }
 }
 
@@ -96,10 +121,17 @@ impl Block {
     /// When there is no memory; the message names the size.
     pub fn zeroed(length: usize) -> Result<Block, MakeError> {
         let family = family().map_err(MakeError::Family)?;
-        let handle = family.arena().allocate(family.me(), length, Kind::Block).map_err(MakeError::Memory)?;
+        let handle = family
+            .arena()
+            .allocate(family.me(), length, Kind::Block)
+            .map_err(MakeError::Memory)?;
         let reference = Reference::taken(handle);
         let address = family.arena().address(handle).map_err(MakeError::Gone)? as usize;
-        Ok(Block { reference, address, length })
+        Ok(Block {
+            reference,
+            address,
+            length,
+        })
     }
 
     /// The block that somebody named.
@@ -107,12 +139,18 @@ impl Block {
     /// # Errors
     /// When it is gone.
     pub fn from_handle(handle: Handle) -> Result<Block, Gone> {
-        let gone = Gone { expected: Some(Kind::Block) };
+        let gone = Gone {
+            expected: Some(Kind::Block),
+        };
         let family = family().map_err(|_| gone)?;
         let reference = Reference::acquire(handle).map_err(|_| gone)?;
         let address = family.arena().address(handle)? as usize;
         let length = family.arena().length(handle)?;
-        Ok(Block { reference, address, length })
+        Ok(Block {
+            reference,
+            address,
+            length,
+        })
     }
 
     /// Its name.
@@ -141,8 +179,12 @@ impl Block {
     /// # Errors
     /// When that is beyond its end.
     pub fn read(&self, at: usize, into: &mut [u8]) -> Result<(), Gone> {
-        let family = family().map_err(|_| Gone { expected: Some(Kind::Block) })?;
-        family.arena().copy_out(self.handle(), Kind::Block, at, into)
+        let family = family().map_err(|_| Gone {
+            expected: Some(Kind::Block),
+        })?;
+        family
+            .arena()
+            .copy_out(self.handle(), Kind::Block, at, into)
     }
 
     /// Copies bytes in.
@@ -150,14 +192,19 @@ impl Block {
     /// # Errors
     /// When that is beyond its end.
     pub fn write(&self, at: usize, from: &[u8]) -> Result<(), Gone> {
-        let family = family().map_err(|_| Gone { expected: Some(Kind::Block) })?;
+        let family = family().map_err(|_| Gone {
+            expected: Some(Kind::Block),
+        })?;
         family.arena().copy_in(self.handle(), Kind::Block, at, from)
     }
 
     /// The word that lies `at` bytes into the block, if eight do and they are aligned.
     pub fn word(&self, at: usize) -> Option<&'static AtomicU64> {
         let arena = family().ok()?.arena();
-        arena.objects::<AtomicU64>(self.handle(), Kind::Block, at, 1).ok()?.first()
+        arena
+            .objects::<AtomicU64>(self.handle(), Kind::Block, at, 1)
+            .ok()?
+            .first()
     }
 
     /// A copy of all its bytes.
@@ -183,8 +230,13 @@ impl Parcel {
     /// When there is no memory.
     pub fn store(message: &Outgoing<'_>) -> Result<Parcel, MakeError> {
         let family = family().map_err(MakeError::Family)?;
-        let handle = family.arena().write_parcel(family.me(), &message.contents()).map_err(MakeError::Memory)?;
-        Ok(Parcel { reference: Reference::taken(handle) })
+        let handle = family
+            .arena()
+            .write_parcel(family.me(), &message.contents())
+            .map_err(MakeError::Memory)?;
+        Ok(Parcel {
+            reference: Reference::taken(handle),
+        })
     }
 
     /// Its name.
@@ -205,7 +257,9 @@ impl Parcel {
     /// # Errors
     /// When it is gone.
     pub fn open(handle: Handle) -> Result<Message, Gone> {
-        let gone = Gone { expected: Some(Kind::Parcel) };
+        let gone = Gone {
+            expected: Some(Kind::Parcel),
+        };
         let family = family().map_err(|_| gone)?;
         let reference = Reference::acquire(handle).map_err(|_| gone)?;
         let view = family.arena().read_parcel(handle)?;
@@ -217,7 +271,9 @@ impl Parcel {
     /// # Errors
     /// When it is gone.
     pub fn take(handle: Handle) -> Result<Message, Gone> {
-        let gone = Gone { expected: Some(Kind::Parcel) };
+        let gone = Gone {
+            expected: Some(Kind::Parcel),
+        };
         let family = family().map_err(|_| gone)?;
         if family.arena().kind(handle) != Ok(Kind::Parcel) {
             return Err(gone);
@@ -265,7 +321,12 @@ impl Cell {
     /// When there is no memory; the cell is unchanged then.
     pub fn replace(&self, message: &Outgoing<'_>) -> Result<(), AllocError> {
         let family = self.held.family;
-        self.held.get().replace(family.arena(), family.me(), self.handle(), &message.contents())
+        self.held.get().replace(
+            family.arena(),
+            family.me(),
+            self.handle(),
+            &message.contents(),
+        )
     }
 
     /// A copy of the message that is there.
@@ -274,7 +335,9 @@ impl Cell {
     /// When its memory was overwritten.
     pub fn read(&self) -> Result<Option<Message>, Gone> {
         let family = self.held.family;
-        let Some(parcel) = self.held.get().current(family.arena(), family.me())? else { return Ok(None) };
+        let Some(parcel) = self.held.get().current(family.arena(), family.me())? else {
+            return Ok(None);
+        };
         let reference = Reference::taken(parcel);
         let view = family.arena().read_parcel(parcel)?;
         Message::from_view(reference, view).map(Some)

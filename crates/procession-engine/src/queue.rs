@@ -2,13 +2,13 @@
 
 use std::num::NonZeroU32;
 
-use procession_shm::{Gone, Handle, Kind, RawQueue, WaitError};
 pub use procession_shm::{GetError, PutError, TooManyDone};
+use procession_shm::{Gone, Handle, Kind, RawQueue, WaitError};
 
 use crate::MakeError;
+use crate::Patience;
 use crate::family::Held;
 use crate::message::{Message, Outgoing};
-use crate::Patience;
 
 /// A queue: many producers, many consumers, first in, first out.
 ///
@@ -28,7 +28,9 @@ impl Queue {
         let held: Held<RawQueue> = Held::new(Kind::Queue, 0)?;
         let (arena, me) = (held.family.arena(), held.family.me());
         let capacity = capacity.map_or(0, NonZeroU32::get);
-        held.get().prepare(arena, me, held.handle(), capacity).map_err(MakeError::Memory)?;
+        held.get()
+            .prepare(arena, me, held.handle(), capacity)
+            .map_err(MakeError::Memory)?;
         Ok(Queue { held })
     }
 
@@ -51,7 +53,13 @@ impl Queue {
     /// See [`PutError`]; the message is not in the queue then.
     pub fn put(&self, message: &Outgoing<'_>, patience: &mut Patience<'_>) -> Result<(), PutError> {
         let family = self.held.family;
-        self.held.get().put(family.arena(), family.me(), self.handle(), &message.contents(), patience)
+        self.held.get().put(
+            family.arena(),
+            family.me(),
+            self.handle(),
+            &message.contents(),
+            patience,
+        )
     }
 
     /// Takes the message at the front; waits for one as long as `patience` lasts.
@@ -73,7 +81,10 @@ impl Queue {
         taken: &mut dyn FnMut(u32, u32, &[u8]),
     ) -> Result<Message, GetError> {
         let family = self.held.family;
-        let entry = self.held.get().get(family.arena(), family.me(), patience, taken)?;
+        let entry = self
+            .held
+            .get()
+            .get(family.arena(), family.me(), patience, taken)?;
         Message::from_entry(entry).map_err(|_| GetError::Gone)
     }
 
@@ -102,7 +113,8 @@ impl Queue {
 
     /// Whether it is full now.
     pub fn is_full(&self) -> bool {
-        self.capacity().is_some_and(|capacity| self.len() >= capacity.get())
+        self.capacity()
+            .is_some_and(|capacity| self.len() >= capacity.get())
     }
 
     /// Messages ever taken, modulo 2^32: one of number `n` has been taken if this is past it.

@@ -5,9 +5,12 @@
 
 use std::sync::atomic::AtomicU32;
 
-pub use procession_shm::{Acquired, Arrival, BarrierError, NotHeld, NotOwner, ReleaseError, Ticket, WaitError};
+pub use procession_shm::{
+    Acquired, Arrival, BarrierError, NotHeld, NotOwner, ReleaseError, Ticket, WaitError,
+};
 use procession_shm::{
-    Gone, Handle, Kind, MemberId, RawBarrier, RawEvent, RawLock, RawRLock, RawSemaphore, RawWaitQueue,
+    Gone, Handle, Kind, MemberId, RawBarrier, RawEvent, RawLock, RawRLock, RawSemaphore,
+    RawWaitQueue,
 };
 
 use crate::family::{Family, Held};
@@ -30,7 +33,12 @@ fn owner(family: &Family, member: Option<MemberId>, thread: Option<u32>) -> Opti
     let member = member?;
     let info = family.members().into_iter().find(|info| info.id == member);
     let (pid, name) = info.map_or((0, String::from("(ended)")), |info| (info.pid, info.name));
-    Some(Owner { member, pid, thread: thread.unwrap_or(0), name })
+    Some(Owner {
+        member,
+        pid,
+        thread: thread.unwrap_or(0),
+        name,
+    })
 }
 
 /// Mutual exclusion between processes. May be released by another process or thread than acquired it.
@@ -73,7 +81,9 @@ impl Lock {
     /// # Errors
     /// When the time has passed or the interrupt hook asked to give up.
     pub fn acquire(&self, patience: &mut Patience<'_>) -> Result<Acquired, WaitError> {
-        self.held.get().acquire(self.held.family.arena(), self.held.family.me(), patience)
+        self.held
+            .get()
+            .acquire(self.held.family.arena(), self.held.family.me(), patience)
     }
 
     /// Releases it.
@@ -92,7 +102,11 @@ impl Lock {
 
     /// Who holds it.
     pub fn owner(&self) -> Option<Owner> {
-        owner(self.held.family, self.held.get().owner(), self.held.get().owner_thread())
+        owner(
+            self.held.family,
+            self.held.get().owner(),
+            self.held.get().owner_thread(),
+        )
     }
 
     /// How many sleep waiting for it, about.
@@ -142,8 +156,17 @@ impl RLock {
     ///
     /// # Errors
     /// When the time has passed or the interrupt hook asked to give up.
-    pub fn acquire_times(&self, times: u32, patience: &mut Patience<'_>) -> Result<Acquired, WaitError> {
-        self.held.get().acquire(self.held.family.arena(), self.held.family.me(), times, patience)
+    pub fn acquire_times(
+        &self,
+        times: u32,
+        patience: &mut Patience<'_>,
+    ) -> Result<Acquired, WaitError> {
+        self.held.get().acquire(
+            self.held.family.arena(),
+            self.held.family.me(),
+            times,
+            patience,
+        )
     }
 
     /// Undoes one acquire.
@@ -179,7 +202,11 @@ impl RLock {
 
     /// Who holds it.
     pub fn owner(&self) -> Option<Owner> {
-        owner(self.held.family, self.held.get().owner(), self.held.get().owner_thread())
+        owner(
+            self.held.family,
+            self.held.get().owner(),
+            self.held.get().owner_thread(),
+        )
     }
 
     /// How many sleep waiting for it, about.
@@ -208,7 +235,11 @@ impl Semaphore {
     pub fn new(value: u32) -> Result<Semaphore, MakeError> {
         let held: Held<RawSemaphore> = Held::new(Kind::Semaphore, 0)?;
         held.get().prepare(value, false);
-        Ok(Semaphore { held, owners: &[], kind: Kind::Semaphore })
+        Ok(Semaphore {
+            held,
+            owners: &[],
+            kind: Kind::Semaphore,
+        })
     }
 
     /// A new semaphore that never has more than `value` permits.
@@ -216,10 +247,15 @@ impl Semaphore {
     /// # Errors
     /// When there is no memory.
     pub fn bounded(value: u32) -> Result<Semaphore, MakeError> {
-        let held: Held<RawSemaphore> = Held::new(Kind::BoundedSemaphore, RawSemaphore::owner_bytes(value))?;
+        let held: Held<RawSemaphore> =
+            Held::new(Kind::BoundedSemaphore, RawSemaphore::owner_bytes(value))?;
         held.get().prepare(value, true);
         let owners = owners(&held).map_err(MakeError::Gone)?;
-        Ok(Semaphore { held, owners, kind: Kind::BoundedSemaphore })
+        Ok(Semaphore {
+            held,
+            owners,
+            kind: Kind::BoundedSemaphore,
+        })
     }
 
     /// The semaphore that somebody named.
@@ -228,11 +264,19 @@ impl Semaphore {
     /// When it is gone.
     pub fn from_handle(handle: Handle) -> Result<Semaphore, Gone> {
         if let Ok(held) = Held::from_handle(handle, Kind::Semaphore) {
-            return Ok(Semaphore { held, owners: &[], kind: Kind::Semaphore });
+            return Ok(Semaphore {
+                held,
+                owners: &[],
+                kind: Kind::Semaphore,
+            });
         }
         let held = Held::from_handle(handle, Kind::BoundedSemaphore)?;
         let owners = owners(&held)?;
-        Ok(Semaphore { held, owners, kind: Kind::BoundedSemaphore })
+        Ok(Semaphore {
+            held,
+            owners,
+            kind: Kind::BoundedSemaphore,
+        })
     }
 
     /// Its name.
@@ -250,7 +294,12 @@ impl Semaphore {
     /// # Errors
     /// When the time has passed or the interrupt hook asked to give up.
     pub fn acquire(&self, patience: &mut Patience<'_>) -> Result<(), WaitError> {
-        self.held.get().acquire(self.held.family.arena(), self.held.family.me(), self.owners, patience)
+        self.held.get().acquire(
+            self.held.family.arena(),
+            self.held.family.me(),
+            self.owners,
+            patience,
+        )
     }
 
     /// Gives `count` permits back, or adds them.
@@ -258,7 +307,9 @@ impl Semaphore {
     /// # Errors
     /// When there would be too many; then none is added.
     pub fn release(&self, count: u32) -> Result<(), ReleaseError> {
-        self.held.get().release(self.held.family.me(), self.owners, count)
+        self.held
+            .get()
+            .release(self.held.family.me(), self.owners, count)
     }
 
     /// Permits free now.
@@ -314,7 +365,9 @@ impl WaitQueue {
 
     /// Joins the queue, while the lock is held. The ticket must be waited on.
     pub fn enqueue(&self) -> Ticket {
-        self.held.get().enqueue(self.held.family.arena(), self.held.family.me())
+        self.held
+            .get()
+            .enqueue(self.held.family.arena(), self.held.family.me())
     }
 
     /// Waits to be notified, without the lock.
@@ -327,7 +380,9 @@ impl WaitQueue {
 
     /// Lets the `count` longest-waiting go on, while the lock is held; says how many there were.
     pub fn notify(&self, count: u32) -> u32 {
-        self.held.get().notify(self.held.family.arena(), self.held.family.me(), count)
+        self.held
+            .get()
+            .notify(self.held.family.arena(), self.held.family.me(), count)
     }
 
     /// How many wait, about.
@@ -401,7 +456,8 @@ impl Barrier {
     /// # Errors
     /// When there is no memory.
     pub fn new(parties: std::num::NonZeroU32) -> Result<Barrier, MakeError> {
-        let held: Held<RawBarrier> = Held::new(Kind::Barrier, RawBarrier::record_bytes(parties.get()))?;
+        let held: Held<RawBarrier> =
+            Held::new(Kind::Barrier, RawBarrier::record_bytes(parties.get()))?;
         held.get().prepare(parties.get());
         let records = records(&held).map_err(MakeError::Gone)?;
         Ok(Barrier { held, records })
@@ -429,7 +485,12 @@ impl Barrier {
     /// # Errors
     /// When the barrier is or gets broken: by a time-out, an abort, a reset, a party's death.
     pub fn arrive(&self, patience: &mut Patience<'_>) -> Result<Arrival, BarrierError> {
-        self.held.get().arrive(self.held.family.arena(), self.held.family.me(), self.records, patience)
+        self.held.get().arrive(
+            self.held.family.arena(),
+            self.held.family.me(),
+            self.records,
+            patience,
+        )
     }
 
     /// The leader lets the others through.
@@ -450,7 +511,12 @@ impl Barrier {
     /// # Errors
     /// When the time has passed or the interrupt hook asked to give up.
     pub fn reset(&self, patience: &mut Patience<'_>) -> Result<(), WaitError> {
-        self.held.get().reset(self.held.family.arena(), self.held.family.me(), self.records, patience)
+        self.held.get().reset(
+            self.held.family.arena(),
+            self.held.family.me(),
+            self.records,
+            patience,
+        )
     }
 
     /// How many it takes.
@@ -471,5 +537,7 @@ impl Barrier {
 
 fn records(held: &Held<RawBarrier>) -> Result<&'static [AtomicU32], Gone> {
     let count = held.get().parties() as usize * 2;
-    held.family.arena().objects(held.handle(), Kind::Barrier, size_of::<RawBarrier>(), count)
+    held.family
+        .arena()
+        .objects(held.handle(), Kind::Barrier, size_of::<RawBarrier>(), count)
 }

@@ -120,7 +120,10 @@ pub(crate) fn request(ticket: &Ticket, fds: &[BorrowedFd<'_>]) -> Result<Made, S
         match &result {
             Ok(_) | Err(ServerError::NotForked(_)) => {}
             // What it would say next belongs to this request.
-            Err(_) => *slot = None,
+            Err(_) => {
+                server.hang_up();
+                *slot = None;
+            }
         }
         result
     })
@@ -129,9 +132,9 @@ pub(crate) fn request(ticket: &Ticket, fds: &[BorrowedFd<'_>]) -> Result<Made, S
 /// Ends this process's server. While it has children it stays, to say how they end, but makes no
 /// more.
 pub(crate) fn stop() {
-    if let Some(Server { child, link, .. }) = SERVER.with(Option::take) {
-        drop(link);
-        let _ = child.wait(&mut Patience::timeout(END_WITHIN));
+    if let Some(server) = SERVER.with(Option::take) {
+        server.hang_up();
+        let _ = server.child.wait(&mut Patience::timeout(END_WITHIN));
     }
 }
 
@@ -159,6 +162,12 @@ impl Server {
             link,
             environment: program.environment,
         })
+    }
+
+    /// The server is to end. Said so that it is heard even if forked children have this end of the
+    /// socket too.
+    fn hang_up(&self) {
+        let _ = socket::shut_down(&self.link);
     }
 
     fn request(&mut self, ticket: &Ticket, fds: &[BorrowedFd<'_>]) -> Result<Made, ServerError> {

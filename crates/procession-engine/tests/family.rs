@@ -18,7 +18,10 @@ fn fork(body: impl FnOnce() -> i32) -> Child {
     fork_done();
     let pid = pid.expect("forks");
     child_started(seat, pid);
-    Child { seat, pidfd: open_pidfd(pid).expect("a child of ours") }
+    Child {
+        seat,
+        pidfd: open_pidfd(pid).expect("a child of ours"),
+    }
 }
 
 impl Child {
@@ -57,11 +60,14 @@ fn a_child_holds_what_its_parent_held_when_it_forked() {
     let child = fork(|| {
         // The parent has dropped it by now.
         queue.get(&mut patience()).expect("a message");
-        lock.acquire(&mut patience()).map_or(1, |acquired| i32::from(acquired.owner_died()))
+        lock.acquire(&mut patience())
+            .map_or(1, |acquired| i32::from(acquired.owner_died()))
     });
     drop(lock);
     assert!(Lock::from_handle(handle).is_ok(), "the child holds it");
-    queue.put(&Outgoing::bytes(b"go"), &mut patience()).expect("put");
+    queue
+        .put(&Outgoing::bytes(b"go"), &mut patience())
+        .expect("put");
     assert_eq!(child.wait(), Ended::Exited(0));
     assert!(Lock::from_handle(handle).is_err(), "nobody holds it");
 }
@@ -73,7 +79,11 @@ fn a_handle_in_a_message_keeps_its_object_until_it_is_received() {
     let child = fork(|| {
         let event = Event::new().expect("memory");
         let name = event.handle().to_bytes();
-        let message = Outgoing { bytes: &name, handles: &[event.handle()], ..Outgoing::default() };
+        let message = Outgoing {
+            bytes: &name,
+            handles: &[event.handle()],
+            ..Outgoing::default()
+        };
         queue.put(&message, &mut patience()).map_or(1, |()| 0)
     });
     assert_eq!(child.wait(), Ended::Exited(0));
@@ -97,18 +107,29 @@ fn large_buffers_arrive_as_blocks_and_are_recycled() {
     let big: Vec<u8> = (0..3_000_000u32).map(|n| (n % 253) as u8).collect();
     for _ in 0..5 {
         let child = fork(|| {
-            let message = Outgoing { bytes: b"head", buffers: &[&big, b""], tag: 9, ..Outgoing::default() };
+            let message = Outgoing {
+                bytes: b"head",
+                buffers: &[&big, b""],
+                tag: 9,
+                ..Outgoing::default()
+            };
             queue.put(&message, &mut patience()).map_or(1, |()| 0)
         });
         let message = queue.get(&mut patience()).expect("a message");
-        assert_eq!((message.tag, message.bytes.as_slice()), (9, b"head".as_slice()));
+        assert_eq!(
+            (message.tag, message.bytes.as_slice()),
+            (9, b"head".as_slice())
+        );
         assert_eq!(message.buffers[0].to_vec(), big);
         assert!(message.buffers[1].is_empty());
         assert_eq!(child.wait(), Ended::Exited(0));
     }
     drop(queue);
     assert_eq!(objects(), before);
-    assert!(family().expect("a family").stats().idle >= 3_000_000, "kept warm");
+    assert!(
+        family().expect("a family").stats().idle >= 3_000_000,
+        "kept warm"
+    );
 }
 
 #[test]
@@ -120,7 +141,9 @@ fn a_fork_that_nobody_announced_makes_a_member_of_its_own() {
         // The lock is the parent's, not ours.
         let refused = lock.acquire(&mut Patience::none()).is_err();
         let bytes = [u8::from(refused)];
-        queue.put(&Outgoing::bytes(&bytes), &mut patience()).map_or(1, |()| 0)
+        queue
+            .put(&Outgoing::bytes(&bytes), &mut patience())
+            .map_or(1, |()| 0)
     })
     .expect("forks");
     assert_eq!(queue.get(&mut patience()).expect("a message").bytes, [1]);
@@ -146,10 +169,17 @@ fn a_killed_holder_is_named_to_the_next() {
     });
     ready.wait(&mut patience()).expect("in time");
     let owner = lock.owner().expect("held");
-    assert_eq!((owner.member, owner.name.as_str()), (child.seat.member(), "child"));
+    assert_eq!(
+        (owner.member, owner.name.as_str()),
+        (child.seat.member(), "child")
+    );
     child.kill();
     assert_eq!(child.wait(), Ended::Killed(9));
-    assert!(lock.acquire(&mut patience()).expect("given over").owner_died());
+    assert!(
+        lock.acquire(&mut patience())
+            .expect("given over")
+            .owner_died()
+    );
     lock.release().expect("ours");
     assert!(!lock.acquire(&mut patience()).expect("free").owner_died());
 }
@@ -182,7 +212,10 @@ fn threads_that_hold_and_drop_while_another_forks_leave_nothing() {
             });
         }
         for _ in 0..30 {
-            assert_eq!(fork(|| i32::from(shared.is_locked())).wait(), Ended::Exited(0));
+            assert_eq!(
+                fork(|| i32::from(shared.is_locked())).wait(),
+                Ended::Exited(0)
+            );
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });

@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use procession_engine::pool::{
-    HEADER, Job, JoinError, LaunchError, Launched, Launcher, NotRunning, Options, Phase, Pool, Reply, State, Submission,
-    SubmitError, Why, Worker,
-};
 use procession_engine::ExitStatus;
+use procession_engine::pool::{
+    HEADER, Job, JoinError, LaunchError, Launched, Launcher, NotRunning, Options, Phase, Pool,
+    Reply, State, Submission, SubmitError, Why, Worker,
+};
 use procession_engine::{Handle, Patience, Role, WaitError};
 use procession_sys::process;
 
@@ -57,7 +57,10 @@ impl Forks {
 impl Launcher for Forks {
     fn launch(&self, pool: Handle, slot: u32) -> Result<Launched, LaunchError> {
         if self.refuse.load(Ordering::SeqCst) {
-            return Err(LaunchError { message: "no more processes".into(), fatal: true });
+            return Err(LaunchError {
+                message: "no more processes".into(),
+                fatal: true,
+            });
         }
         self.launched.fetch_add(1, Ordering::SeqCst);
         let manner = self.manner;
@@ -66,7 +69,10 @@ impl Launcher for Forks {
         procession_engine::fork_with(seat);
         let forked = process::fork_running(|| work(pool, slot, manner, parent));
         procession_engine::fork_done();
-        let pid = forked.map_err(|error| LaunchError { message: error.to_string(), fatal: false })?;
+        let pid = forked.map_err(|error| LaunchError {
+            message: error.to_string(),
+            fatal: false,
+        })?;
         procession_engine::child_started(seat, pid);
         let pidfd = process::open_pidfd(pid).expect("is there");
         Ok(Launched { pid, pidfd, seat })
@@ -114,7 +120,15 @@ fn work(pool: Handle, slot: u32, manner: Manner, parent: u32) -> i32 {
             b'x' => process::exit_now(rest[0].into()),
             _ => message(b"?"),
         };
-        worker.finish(&task, Submission { tag: task.tag(), ..Submission::bytes(&mut result) }).expect("has memory");
+        worker
+            .finish(
+                &task,
+                Submission {
+                    tag: task.tag(),
+                    ..Submission::bytes(&mut result)
+                },
+            )
+            .expect("has memory");
     }
 }
 
@@ -126,8 +140,14 @@ fn message(payload: &[u8]) -> Vec<u8> {
 
 fn start(workers: u32, manner: Manner) -> (Pool, Arc<Forks>) {
     let forks = Forks::new(manner);
-    let options = Options { workers, max_tasks_per_worker: None };
-    (Pool::new(options, Arc::clone(&forks) as Arc<dyn Launcher>).expect("starts"), forks)
+    let options = Options {
+        workers,
+        max_tasks_per_worker: None,
+    };
+    (
+        Pool::new(options, Arc::clone(&forks) as Arc<dyn Launcher>).expect("starts"),
+        forks,
+    )
 }
 
 fn pool(workers: u32) -> (Pool, Arc<Forks>) {
@@ -141,10 +161,14 @@ fn submit(job: &Job, payload: &[u8]) -> Result<u64, SubmitError> {
 /// One task by itself: its reply.
 fn ask(pool: &Pool, payload: &[u8]) -> Reply {
     let job = pool.job().expect("is running");
-    job.submit_only(Submission::bytes(&mut message(payload))).expect("is submitted");
+    job.submit_only(Submission::bytes(&mut message(payload)))
+        .expect("is submitted");
     let (index, reply) = job.next(&mut limit()).expect("in time").expect("one reply");
     assert_eq!(index, 0);
-    assert!(job.next(&mut limit()).expect("in time").is_none(), "only one");
+    assert!(
+        job.next(&mut limit()).expect("in time").is_none(),
+        "only one"
+    );
     reply
 }
 
@@ -170,7 +194,9 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 fn all_ready(pool: &Pool) -> bool {
-    pool.workers().iter().all(|worker| worker.phase == Phase::Ready)
+    pool.workers()
+        .iter()
+        .all(|worker| worker.phase == Phase::Ready)
 }
 
 /// False if it was gone already.
@@ -186,17 +212,30 @@ fn every_task_gets_its_own_result() {
     for number in 0..1000u32 {
         let mut bytes = message(b"e");
         bytes.extend_from_slice(&number.to_le_bytes());
-        let index = job.submit(Submission { tag: number, ..Submission::bytes(&mut bytes) }).expect("is submitted");
+        let index = job
+            .submit(Submission {
+                tag: number,
+                ..Submission::bytes(&mut bytes)
+            })
+            .expect("is submitted");
         assert_eq!(index, u64::from(number));
     }
     job.seal();
     let mut seen = [false; 1000];
     while let Some((index, reply)) = job.next(&mut limit()).expect("in time") {
-        let Reply::Done(answer) = reply else { panic!("{reply:?}") };
+        let Reply::Done(answer) = reply else {
+            panic!("{reply:?}")
+        };
         let index = usize::try_from(index).expect("small");
-        assert_eq!(answer.payload(), u32::try_from(index).expect("small").to_le_bytes());
+        assert_eq!(
+            answer.payload(),
+            u32::try_from(index).expect("small").to_le_bytes()
+        );
         assert_eq!(answer.tag() as usize, index);
-        assert!(!std::mem::replace(&mut seen[index], true), "{index} came twice");
+        assert!(
+            !std::mem::replace(&mut seen[index], true),
+            "{index} came twice"
+        );
     }
     assert!(seen.iter().all(|seen| *seen));
     assert_eq!(job.counts(), (1000, 0));
@@ -209,7 +248,10 @@ fn large_buffers_are_no_obstacle() {
     let job = pool.job().expect("is running");
     let large = vec![7u8; 1 << 20];
     let mut bytes = message(b"elook");
-    let task = Submission { buffers: &[&large], ..Submission::bytes(&mut bytes) };
+    let task = Submission {
+        buffers: &[&large],
+        ..Submission::bytes(&mut bytes)
+    };
     job.submit_only(task).expect("is submitted");
     let (_, reply) = job.next(&mut limit()).expect("in time").expect("one");
     assert_eq!(done(reply), b"look");
@@ -233,8 +275,18 @@ fn a_worker_killed_in_a_task_costs_that_task_alone() {
         };
         assert!(outcomes.insert(index, text).is_none(), "{index} came twice");
     }
-    assert_eq!((outcomes[&0].as_str(), outcomes[&2].as_str(), outcomes[&4].as_str()), ("1", "2", "3"));
-    assert!(outcomes[&1].ends_with("was killed by SIGKILL"), "{outcomes:?}");
+    assert_eq!(
+        (
+            outcomes[&0].as_str(),
+            outcomes[&2].as_str(),
+            outcomes[&4].as_str()
+        ),
+        ("1", "2", "3")
+    );
+    assert!(
+        outcomes[&1].ends_with("was killed by SIGKILL"),
+        "{outcomes:?}"
+    );
     assert!(outcomes[&3].ends_with("exited with code 3"), "{outcomes:?}");
     // Both places are filled again.
     until("replaced", || all_ready(&pool));
@@ -264,9 +316,13 @@ fn an_idle_worker_killed_is_replaced_and_nothing_is_lost() {
         until("ready", || all_ready(&pool));
         let victim = pool.workers()[0].pid;
         assert!(kill(victim));
-        until("seen", || forks.ended().iter().any(|(pid, _)| *pid == victim));
+        until("seen", || {
+            forks.ended().iter().any(|(pid, _)| *pid == victim)
+        });
         assert_eq!(done(ask(&pool, b"estill here")), b"still here");
-        until("replaced", || forks.launched.load(Ordering::SeqCst) == 2 + round);
+        until("replaced", || {
+            forks.launched.load(Ordering::SeqCst) == 2 + round
+        });
     }
     finish(&pool);
 }
@@ -284,22 +340,34 @@ fn under_fire_every_task_has_exactly_one_outcome() {
         for number in 0..200u32 {
             let mut bytes = message(b"e");
             bytes.extend_from_slice(&number.to_le_bytes());
-            job.submit(Submission::bytes(&mut bytes)).expect("is submitted");
+            job.submit(Submission::bytes(&mut bytes))
+                .expect("is submitted");
         }
         job.seal();
         let mut seen = [false; 200];
         loop {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
             if random >> 33 & 31 == 0 {
                 let worker = &pool.workers()[(random >> 40) as usize % 4];
-                kills += u32::from(worker.phase == Phase::Ready && worker.pid != 0 && kill(worker.pid));
+                kills +=
+                    u32::from(worker.phase == Phase::Ready && worker.pid != 0 && kill(worker.pid));
             }
-            let Some((index, reply)) = job.next(&mut limit()).expect("in time") else { break };
+            let Some((index, reply)) = job.next(&mut limit()).expect("in time") else {
+                break;
+            };
             let seen = &mut seen[usize::try_from(index).expect("small")];
-            assert!(!std::mem::replace(seen, true), "task {index} has two outcomes");
+            assert!(
+                !std::mem::replace(seen, true),
+                "task {index} has two outcomes"
+            );
             match reply {
                 Reply::Done(answer) => {
-                    assert_eq!(answer.payload(), u32::try_from(index).expect("small").to_le_bytes());
+                    assert_eq!(
+                        answer.payload(),
+                        u32::try_from(index).expect("small").to_le_bytes()
+                    );
                     results += 1;
                 }
                 Reply::Lost(loss) => {
@@ -320,7 +388,10 @@ fn under_fire_every_task_has_exactly_one_outcome() {
 #[test]
 fn workers_end_after_their_number_of_tasks() {
     let forks = Forks::new(Manner::Good);
-    let options = Options { workers: 2, max_tasks_per_worker: NonZeroU64::new(3) };
+    let options = Options {
+        workers: 2,
+        max_tasks_per_worker: NonZeroU64::new(3),
+    };
     let pool = Pool::new(options, Arc::clone(&forks) as _).expect("starts");
     let mut pids = HashMap::new();
     for _ in 0..24 {
@@ -329,7 +400,12 @@ fn workers_end_after_their_number_of_tasks() {
     assert!(pids.len() >= 8, "{pids:?}");
     assert!(pids.values().all(|count| *count <= 3), "{pids:?}");
     finish(&pool);
-    assert!(forks.ended().iter().all(|(_, status)| *status == ExitStatus::Code(0)));
+    assert!(
+        forks
+            .ended()
+            .iter()
+            .all(|(_, status)| *status == ExitStatus::Code(0))
+    );
 }
 
 #[test]
@@ -344,7 +420,10 @@ fn a_closed_pool_finishes_what_it_has() {
     // A job that was open may still get tasks.
     submit(&job, b"elate").expect("the job is open");
     job.seal();
-    assert!(matches!(submit(&job, b"e"), Err(SubmitError::NotRunning(NotRunning::Closed))));
+    assert!(matches!(
+        submit(&job, b"e"),
+        Err(SubmitError::NotRunning(NotRunning::Closed))
+    ));
     pool.join(&mut limit()).expect("ends");
     let mut count = 0;
     while let Some((_, reply)) = job.next(&mut Patience::none()).expect("all are in") {
@@ -388,11 +467,15 @@ fn terminate_tells_everybody_who_waits() {
             thread::spawn(move || {
                 // Not sealed: told all the same, once for each task and once for those to come.
                 let replies = (0..4).map(|_| job.next(&mut limit()).expect("in time"));
-                replies.filter(|reply| matches!(reply, Some((_, Reply::Terminated)))).count()
+                replies
+                    .filter(|reply| matches!(reply, Some((_, Reply::Terminated))))
+                    .count()
             })
         })
         .collect();
-    until("under way", || pool.workers().iter().all(|worker| worker.task.is_some()));
+    until("under way", || {
+        pool.workers().iter().all(|worker| worker.task.is_some())
+    });
     let start = Instant::now();
     pool.terminate();
     assert!(matches!(pool.job(), Err(NotRunning::Terminated)));
@@ -400,7 +483,11 @@ fn terminate_tells_everybody_who_waits() {
         assert_eq!(thread.join().expect("no panic"), 4);
     }
     pool.join(&mut limit()).expect("ends");
-    assert!(start.elapsed() < Duration::from_secs(1), "took {:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(1),
+        "took {:?}",
+        start.elapsed()
+    );
     assert_eq!(pool.state(), State::Terminated);
     assert_eq!(forks.ended().len(), 2);
 }
@@ -409,7 +496,8 @@ fn terminate_tells_everybody_who_waits() {
 fn what_was_done_before_the_end_is_still_given_out() {
     let (pool, _) = pool(1);
     let job = pool.job().expect("is running");
-    job.submit_only(Submission::bytes(&mut message(b"edone"))).expect("is submitted");
+    job.submit_only(Submission::bytes(&mut message(b"edone")))
+        .expect("is submitted");
     until("done", || pool.workers()[0].done == 1);
     pool.terminate();
     let (_, reply) = job.next(&mut limit()).expect("in time").expect("one");
@@ -419,20 +507,35 @@ fn what_was_done_before_the_end_is_still_given_out() {
 
 #[test]
 fn workers_that_never_get_ready_break_the_pool() {
-    for (manner, answer) in [(Manner::DieAtStart, None), (Manner::FailAtStart, Some(b"no licence".to_vec()))] {
+    for (manner, answer) in [
+        (Manner::DieAtStart, None),
+        (Manner::FailAtStart, Some(b"no licence".to_vec())),
+    ] {
         let (pool, forks) = start(2, manner);
         // The pool may be broken already.
         if let Ok(job) = pool.job()
-            && job.submit_only(Submission::bytes(&mut message(b"e"))).is_ok()
+            && job
+                .submit_only(Submission::bytes(&mut message(b"e")))
+                .is_ok()
         {
             let (_, reply) = job.next(&mut limit()).expect("in time").expect("one");
             assert!(matches!(reply, Reply::Broken(_)), "{reply:?}");
         }
         until("broken", || pool.state() == State::Broken);
         let why = pool.breakage().expect("is broken");
-        assert!(matches!(why.why, Why::DiedAtStart { times: 3, .. }), "{why:?}");
-        let expected = if answer.is_some() { "initializer" } else { "exited with code 7" };
-        assert_eq!(why.answer.as_ref().map(|answer| answer.payload().to_vec()), answer);
+        assert!(
+            matches!(why.why, Why::DiedAtStart { times: 3, .. }),
+            "{why:?}"
+        );
+        let expected = if answer.is_some() {
+            "initializer"
+        } else {
+            "exited with code 7"
+        };
+        assert_eq!(
+            why.answer.as_ref().map(|answer| answer.payload().to_vec()),
+            answer
+        );
         let refused = pool.job().expect_err("is broken").to_string();
         assert!(refused.contains(expected), "{refused}");
         pool.join(&mut limit()).expect("ends");
@@ -459,7 +562,10 @@ fn a_pool_that_cant_start_leaves_nobody_behind() {
     impl Launcher for Third {
         fn launch(&self, pool: Handle, slot: u32) -> Result<Launched, LaunchError> {
             if slot == 2 {
-                return Err(LaunchError { message: "three is too many".into(), fatal: false });
+                return Err(LaunchError {
+                    message: "three is too many".into(),
+                    fatal: false,
+                });
             }
             self.0.launch(pool, slot)
         }
@@ -468,12 +574,18 @@ fn a_pool_that_cant_start_leaves_nobody_behind() {
         }
     }
     let forks = Forks::new(Manner::Good);
-    let options = Options { workers: 4, max_tasks_per_worker: None };
+    let options = Options {
+        workers: 4,
+        max_tasks_per_worker: None,
+    };
     let error = Pool::new(options, Arc::new(Third(Arc::clone(&forks)))).expect_err("fails");
     assert!(error.to_string().contains("three is too many"), "{error}");
     assert_eq!(forks.ended().len(), 2);
     for workers in [0, u32::MAX] {
-        let options = Options { workers, max_tasks_per_worker: None };
+        let options = Options {
+            workers,
+            max_tasks_per_worker: None,
+        };
         assert!(Pool::new(options, Arc::clone(&forks) as _).is_err());
     }
 }
@@ -491,15 +603,34 @@ fn joining_a_running_pool_is_refused() {
 fn waits_end_in_time_and_by_interrupt() {
     let (pool, _) = pool(1);
     let job = pool.job().expect("is running");
-    job.submit_only(Submission::bytes(&mut message(b"s\xc8"))).expect("is submitted");
-    assert_eq!(job.next(&mut Patience::none()).err(), Some(WaitError::TimedOut));
+    job.submit_only(Submission::bytes(&mut message(b"s\xc8")))
+        .expect("is submitted");
+    assert_eq!(
+        job.next(&mut Patience::none()).err(),
+        Some(WaitError::TimedOut)
+    );
     let start = Instant::now();
-    assert_eq!(job.wait_all(&mut Patience::timeout(Duration::from_millis(20))).err(), Some(WaitError::TimedOut));
+    assert_eq!(
+        job.wait_all(&mut Patience::timeout(Duration::from_millis(20)))
+            .err(),
+        Some(WaitError::TimedOut)
+    );
     assert!(start.elapsed() >= Duration::from_millis(20));
-    assert!(start.elapsed() < Duration::from_millis(150), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_millis(150),
+        "{:?}",
+        start.elapsed()
+    );
     // The hook may wait for the same pool itself: nothing of ours is held while it runs.
-    let mut hook = || job.wait_all(&mut Patience::timeout(Duration::from_millis(1))).is_err();
-    assert_eq!(job.wait_all(&mut Patience::timeout(LIMIT).with_interrupt(&mut hook)).err(), Some(WaitError::Interrupted));
+    let mut hook = || {
+        job.wait_all(&mut Patience::timeout(Duration::from_millis(1)))
+            .is_err()
+    };
+    assert_eq!(
+        job.wait_all(&mut Patience::timeout(LIMIT).with_interrupt(&mut hook))
+            .err(),
+        Some(WaitError::Interrupted)
+    );
     job.wait_all(&mut limit()).expect("in time");
     finish(&pool);
 }
@@ -519,7 +650,11 @@ fn threads_that_wait_serve_each_other() {
             });
         }
     });
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        start.elapsed()
+    );
     finish(&pool);
 }
 
@@ -538,7 +673,8 @@ fn ends_of_jobs_are_announced() {
         });
         for job in &jobs {
             job.announce();
-            job.submit_only(Submission::bytes(&mut message(b"e"))).expect("is submitted");
+            job.submit_only(Submission::bytes(&mut message(b"e")))
+                .expect("is submitted");
         }
         empty.announce();
         empty.seal();
@@ -588,7 +724,10 @@ fn a_forked_child_does_not_own_the_pool() {
         drop(copy);
         problems
     });
-    assert_eq!(exit_code(child.expect("forks")), Some(process::Ended::Exited(0)));
+    assert_eq!(
+        exit_code(child.expect("forks")),
+        Some(process::Ended::Exited(0))
+    );
     assert_eq!(done(ask(&pool, b"estill")), b"still");
     pool.close();
     pool.join(&mut limit()).expect("ends");

@@ -52,7 +52,9 @@ impl<'py> FromPyObject<'_, 'py> for Timeout {
         }
         let seconds: f64 = object.extract()?;
         if seconds.is_nan() {
-            return Err(PyValueError::new_err("a time-out must be a number of seconds, not nan"));
+            return Err(PyValueError::new_err(
+                "a time-out must be a number of seconds, not nan",
+            ));
         }
         if seconds <= 0.0 {
             return Ok(Timeout::ZERO);
@@ -71,7 +73,10 @@ impl<'py> FromPyObject<'_, 'py> for HandleBytes {
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<HandleBytes> {
         let bytes = object.cast::<PyBytes>()?;
         let bytes: [u8; 16] = bytes.as_bytes().try_into().map_err(|_| {
-            PyValueError::new_err(format!("a handle has 16 bytes, not {}", bytes.as_bytes().len()))
+            PyValueError::new_err(format!(
+                "a handle has 16 bytes, not {}",
+                bytes.as_bytes().len()
+            ))
         })?;
         Ok(HandleBytes(Handle::from_bytes(bytes)))
     }
@@ -86,11 +91,16 @@ impl<'py> FromPyObject<'_, 'py> for SystemText {
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<SystemText> {
         use std::os::unix::ffi::OsStringExt;
         if let Ok(bytes) = object.cast::<PyBytes>() {
-            return Ok(SystemText(std::ffi::OsString::from_vec(bytes.as_bytes().to_vec())));
+            return Ok(SystemText(std::ffi::OsString::from_vec(
+                bytes.as_bytes().to_vec(),
+            )));
         }
         if object.cast::<PyString>().is_ok() {
             return object.extract().map(SystemText);
         }
-        Err(PyTypeError::new_err(format!("expected str or bytes, not {}", object.get_type().name()?)))
+        Err(PyTypeError::new_err(format!(
+            "expected str or bytes, not {}",
+            object.get_type().name()?
+        )))
     }
 }

@@ -41,8 +41,11 @@ impl Block {
     }
 
     fn __init__(&self, py: Python<'_>, size: i64) -> PyResult<()> {
-        let size = usize::try_from(size)
-            .map_err(|_| PyValueError::new_err(format!("a block can't have {size} bytes: the size must not be negative")))?;
+        let size = usize::try_from(size).map_err(|_| {
+            PyValueError::new_err(format!(
+                "a block can't have {size} bytes: the size must not be negative"
+            ))
+        })?;
         self.0.make(|| RawBlock::zeroed(size).or_raise(py))
     }
 
@@ -64,7 +67,11 @@ impl Block {
 
     fn __repr__(&self) -> String {
         match self.0.get_opt() {
-            Some(block) => format!("<procession._procession.Block {} of {} bytes>", block.handle(), block.len()),
+            Some(block) => format!(
+                "<procession._procession.Block {} of {} bytes>",
+                block.handle(),
+                block.len()
+            ),
             None => String::from("<procession._procession.Block, not made>"),
         }
     }
@@ -79,7 +86,11 @@ impl Block {
     }
 
     #[allow(unsafe_code, reason = "the signature of the buffer protocol")]
-    unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
+    unsafe fn __getbuffer__(
+        slf: Bound<'_, Self>,
+        view: *mut ffi::Py_buffer,
+        flags: c_int,
+    ) -> PyResult<()> {
         let block = slf.get().raw()?;
         // SAFETY: the interpreter passes its request on.
         unsafe { buffer::export(slf.as_any(), block, view, flags) }

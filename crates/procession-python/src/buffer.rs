@@ -3,7 +3,10 @@
 //!
 //! The only unsafe code of the extension, beside taking over descriptors.
 
-#![allow(unsafe_code, reason = "the buffer protocol is one of pointers; each block explains itself")]
+#![allow(
+    unsafe_code,
+    reason = "the buffer protocol is one of pointers; each block explains itself"
+)]
 
 use std::ffi::c_int;
 
@@ -23,7 +26,9 @@ impl View {
     pub(crate) fn of(object: &Bound<'_, PyAny>) -> PyResult<View> {
         let buffer = PyUntypedBuffer::get(object)?;
         if !buffer.is_c_contiguous() {
-            return Err(PyTypeError::new_err("the buffer is not C-contiguous: pass a copy of it in one piece"));
+            return Err(PyTypeError::new_err(
+                "the buffer is not C-contiguous: pass a copy of it in one piece",
+            ));
         }
         Ok(View(buffer))
     }
@@ -54,7 +59,10 @@ impl View {
     /// # Panics
     /// When the buffer is read-only or too short.
     pub(crate) fn write(&self, at: usize, from: &[u8]) {
-        assert!(!self.is_read_only() && at <= self.len() && from.len() <= self.len() - at, "checked by the caller");
+        assert!(
+            !self.is_read_only() && at <= self.len() && from.len() <= self.len() - at,
+            "checked by the caller"
+        );
         let start = self.0.buf_ptr().cast::<u8>().wrapping_add(at);
         // SAFETY: `start` and the `from.len()` bytes after it are inside the exported buffer, which is
         // writable: asserted above. `from` is memory of Rust's, so they don't overlap.
@@ -67,13 +75,31 @@ impl View {
 ///
 /// # Safety
 /// `view` is the request that the interpreter passed to `bf_getbuffer` of `owner`.
-pub(crate) unsafe fn export(owner: &Bound<'_, PyAny>, block: &Block, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
+pub(crate) unsafe fn export(
+    owner: &Bound<'_, PyAny>,
+    block: &Block,
+    view: *mut ffi::Py_buffer,
+    flags: c_int,
+) -> PyResult<()> {
     let length = block.len() as ffi::Py_ssize_t;
     // SAFETY: `view` is valid for writes by this function's own contract. The block's memory is
     // mapped at this address as long as the process lives, and the block is not recycled before
     // `owner` is dropped, to which the view now holds a reference. The interpreter is held.
-    let filled = unsafe { ffi::PyBuffer_FillInfo(view, owner.as_ptr(), block.as_ptr().cast(), length, 0, flags) };
-    if filled < 0 { Err(PyErr::fetch(owner.py())) } else { Ok(()) }
+    let filled = unsafe {
+        ffi::PyBuffer_FillInfo(
+            view,
+            owner.as_ptr(),
+            block.as_ptr().cast(),
+            length,
+            0,
+            flags,
+        )
+    };
+    if filled < 0 {
+        Err(PyErr::fetch(owner.py()))
+    } else {
+        Ok(())
+    }
 }
 
 /// A `bytes` object with a copy of a block.
@@ -82,6 +108,11 @@ pub(crate) fn bytes_of<'py>(py: Python<'py>, block: &Block) -> PyResult<Bound<'p
     // SAFETY: the block's memory is mapped, `len` bytes long, and held by `block` during the call,
     // which copies it. The interpreter is held. The result is a new reference or null with an
     // exception set.
-    let bytes = unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyBytes_FromStringAndSize(block.as_ptr().cast(), length)) }?;
+    let bytes = unsafe {
+        Bound::from_owned_ptr_or_err(
+            py,
+            ffi::PyBytes_FromStringAndSize(block.as_ptr().cast(), length),
+        )
+    }?;
     Ok(bytes.cast_into()?)
 }

@@ -11,9 +11,9 @@ use pyo3::types::{PyBytes, PyDict};
 
 use crate::arguments::{Timeout, Truth};
 use crate::buffer::View;
+use crate::descriptor;
 use crate::error::{self, OrRaise, Raise};
 use crate::pickling::{self, Encoded};
-use crate::descriptor;
 use crate::wait;
 
 /// Of pickles for strangers, who may be another version of Python: all that are supported read it.
@@ -45,7 +45,10 @@ enum State {
 
 impl Connection {
     fn state(&self) -> State {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn connection(&self) -> PyResult<Arc<RawConnection>> {
@@ -58,31 +61,43 @@ impl Connection {
 
     fn to_read(&self) -> PyResult<Arc<RawConnection>> {
         let connection = self.connection()?;
-        if self.readable { Ok(connection) } else { Err(RecvError::NotReadable).or_raise_attached() }
+        if self.readable {
+            Ok(connection)
+        } else {
+            Err(RecvError::NotReadable).or_raise_attached()
+        }
     }
 
     fn to_write(&self) -> PyResult<Arc<RawConnection>> {
         let connection = self.connection()?;
-        if self.writable { Ok(connection) } else { Err(raw::SendError::NotWritable).or_raise_attached() }
+        if self.writable {
+            Ok(connection)
+        } else {
+            Err(raw::SendError::NotWritable).or_raise_attached()
+        }
     }
 
     /// Receives something: at once, if all of it is there.
     fn receive<T: Send>(
         py: Python<'_>,
         connection: &RawConnection,
-        receive: impl Fn(&RawConnection, &mut procession_engine::Patience<'_>) -> Result<T, RecvError> + Sync,
+        receive: impl Fn(&RawConnection, &mut procession_engine::Patience<'_>) -> Result<T, RecvError>
+        + Sync,
     ) -> PyResult<T> {
         match receive(connection, &mut Timeout::ZERO.patience()) {
-            Err(RecvError::TimedOut) => {
-                wait::blocking(py, Timeout::FOREVER, |patience| receive(connection, patience))?.or_raise(py)
-            }
+            Err(RecvError::TimedOut) => wait::blocking(py, Timeout::FOREVER, |patience| {
+                receive(connection, patience)
+            })?
+            .or_raise(py),
             quick => quick.or_raise(py),
         }
     }
 
     fn receive_bytes(&self, py: Python<'_>, max: Option<usize>) -> PyResult<Vec<u8>> {
         let connection = self.to_read()?;
-        Self::receive(py, &connection, |connection, patience| connection.recv_bytes(max, patience))
+        Self::receive(py, &connection, |connection, patience| {
+            connection.recv_bytes(max, patience)
+        })
     }
 }
 
@@ -101,7 +116,9 @@ impl<T, E: Raise> OrRaiseAttached<T> for Result<T, E> {
 fn pickle_whole<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
     static PICKLER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let pickler = PICKLER.import(object.py(), "procession.reduction", "ForkingPickler")?;
-    Ok(pickler.call_method1("dumps", (object, PROTOCOL))?.cast_into()?)
+    Ok(pickler
+        .call_method1("dumps", (object, PROTOCOL))?
+        .cast_into()?)
 }
 
 #[pymethods]
@@ -111,13 +128,23 @@ impl Connection {
            text_signature = "(handle, readable=True, writable=True, *, family=False)")]
     fn new(handle: RawFd, readable: Truth, writable: Truth, family: Truth) -> PyResult<Connection> {
         if !readable.0 && !writable.0 {
-            return Err(PyValueError::new_err("a connection must be readable or writable, or both"));
+            return Err(PyValueError::new_err(
+                "a connection must be readable or writable, or both",
+            ));
         }
         let open = match descriptor::take_over(handle)? {
-            Some(fd) => State::Open(Arc::new(RawConnection::from_fd(fd, readable.0, writable.0, family.0))),
+            Some(fd) => State::Open(Arc::new(RawConnection::from_fd(
+                fd, readable.0, writable.0, family.0,
+            ))),
             None => State::Bad,
         };
-        Ok(Connection { open: Mutex::new(open), number: handle, readable: readable.0, writable: writable.0, family: family.0 })
+        Ok(Connection {
+            open: Mutex::new(open),
+            number: handle,
+            readable: readable.0,
+            writable: writable.0,
+            family: family.0,
+        })
     }
 
     /// Sends an object.
@@ -126,12 +153,19 @@ impl Connection {
         if !self.family {
             let pickle = pickle_whole(obj)?;
             let bytes = pickle.as_bytes();
-            return wait::blocking(py, Timeout::FOREVER, |patience| connection.send_bytes(bytes, patience))?.or_raise(py);
+            return wait::blocking(py, Timeout::FOREVER, |patience| {
+                connection.send_bytes(bytes, patience)
+            })?
+            .or_raise(py);
         }
         // As a pickle whatever it is, so that the other end may also receive bytes and unpickle them.
         let encoded = Encoded::for_connection(obj)?;
         encoded
-            .send(|message| wait::blocking(py, Timeout::FOREVER, |patience| connection.send_message(message, patience)))?
+            .send(|message| {
+                wait::blocking(py, Timeout::FOREVER, |patience| {
+                    connection.send_message(message, patience)
+                })
+            })?
             .or_raise(py)
     }
 
@@ -144,19 +178,35 @@ impl Connection {
 
     /// Sends bytes, or a part of them, as one message.
     #[pyo3(signature = (buf, offset=0, size=None))]
-    fn send_bytes(&self, py: Python<'_>, buf: &Bound<'_, PyAny>, offset: isize, size: Option<isize>) -> PyResult<()> {
+    fn send_bytes(
+        &self,
+        py: Python<'_>,
+        buf: &Bound<'_, PyAny>,
+        offset: isize,
+        size: Option<isize>,
+    ) -> PyResult<()> {
         let connection = self.to_write()?;
         let view = View::of(buf)?;
         let part = part(view.bytes(), offset, size)?;
-        wait::blocking(py, Timeout::FOREVER, |patience| connection.send_bytes(part, patience))?.or_raise(py)
+        wait::blocking(py, Timeout::FOREVER, |patience| {
+            connection.send_bytes(part, patience)
+        })?
+        .or_raise(py)
     }
 
     /// Receives a message of bytes. OSError if it is longer than `maxlength`; nothing can be received
     /// after it then.
     #[pyo3(signature = (maxlength=None))]
-    fn recv_bytes<'py>(&self, py: Python<'py>, maxlength: Option<isize>) -> PyResult<Bound<'py, PyBytes>> {
+    fn recv_bytes<'py>(
+        &self,
+        py: Python<'py>,
+        maxlength: Option<isize>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
         let max = maxlength
-            .map(|most| usize::try_from(most).map_err(|_| PyValueError::new_err("maxlength must not be negative")))
+            .map(|most| {
+                usize::try_from(most)
+                    .map_err(|_| PyValueError::new_err("maxlength must not be negative"))
+            })
             .transpose()?;
         Ok(PyBytes::new(py, &self.receive_bytes(py, max)?))
     }
@@ -164,14 +214,22 @@ impl Connection {
     /// Receives a message of bytes into a writable buffer, from `offset` on, and returns its length.
     /// BufferTooShort, with the message, if it does not fit.
     #[pyo3(signature = (buf, offset=0))]
-    fn recv_bytes_into(&self, py: Python<'_>, buf: &Bound<'_, PyAny>, offset: isize) -> PyResult<usize> {
+    fn recv_bytes_into(
+        &self,
+        py: Python<'_>,
+        buf: &Bound<'_, PyAny>,
+        offset: isize,
+    ) -> PyResult<usize> {
         let view = View::of(buf)?;
         if view.is_read_only() {
             return Err(PyTypeError::new_err("the buffer is read-only"));
         }
-        let offset = usize::try_from(offset).map_err(|_| PyValueError::new_err("offset must not be negative"))?;
+        let offset = usize::try_from(offset)
+            .map_err(|_| PyValueError::new_err("offset must not be negative"))?;
         if offset > view.len() {
-            return Err(PyValueError::new_err("offset is beyond the end of the buffer"));
+            return Err(PyValueError::new_err(
+                "offset is beyond the end of the buffer",
+            ));
         }
         let bytes = self.receive_bytes(py, None)?;
         if bytes.len() > view.len() - offset {
@@ -185,7 +243,9 @@ impl Connection {
     #[pyo3(signature = (timeout=Timeout::ZERO), text_signature = "($self, timeout=0.0)")]
     fn poll(&self, py: Python<'_>, timeout: Timeout) -> PyResult<bool> {
         let connection = self.to_read()?;
-        let ready = connection.poll(&mut Timeout::ZERO.patience()).or_raise(py)?;
+        let ready = connection
+            .poll(&mut Timeout::ZERO.patience())
+            .or_raise(py)?;
         if ready || timeout.is_zero() {
             return Ok(ready);
         }
@@ -203,7 +263,10 @@ impl Connection {
 
     /// Closes the descriptor, once no other thread is in the middle of a call.
     fn close(&self) {
-        let state = std::mem::replace(&mut *self.open.lock().unwrap_or_else(PoisonError::into_inner), State::Closed);
+        let state = std::mem::replace(
+            &mut *self.open.lock().unwrap_or_else(PoisonError::into_inner),
+            State::Closed,
+        );
         drop(state);
     }
 
@@ -251,30 +314,46 @@ impl Connection {
 
 /// The part of `bytes` that `offset` and `size` name.
 fn part(bytes: &[u8], offset: isize, size: Option<isize>) -> PyResult<&[u8]> {
-    let offset = usize::try_from(offset).map_err(|_| PyValueError::new_err("offset must not be negative"))?;
+    let offset = usize::try_from(offset)
+        .map_err(|_| PyValueError::new_err("offset must not be negative"))?;
     let rest = bytes.get(offset..).ok_or_else(|| {
-        PyValueError::new_err(format!("offset {offset} is beyond the end of a buffer of {} bytes", bytes.len()))
+        PyValueError::new_err(format!(
+            "offset {offset} is beyond the end of a buffer of {} bytes",
+            bytes.len()
+        ))
     })?;
     let Some(size) = size else { return Ok(rest) };
-    let size = usize::try_from(size).map_err(|_| PyValueError::new_err("size must not be negative"))?;
+    let size =
+        usize::try_from(size).map_err(|_| PyValueError::new_err("size must not be negative"))?;
     rest.get(..size).ok_or_else(|| {
-        PyValueError::new_err(format!("the buffer has {} bytes from offset {offset} on, not {size}", rest.len()))
+        PyValueError::new_err(format!(
+            "the buffer has {} bytes from offset {offset} on, not {size}",
+            rest.len()
+        ))
     })
 }
 
 /// Two connected ends, as instances of `cls`. If not `duplex`, the first only receives and the second
 /// only sends.
 #[pyfunction]
-pub(crate) fn pipe<'py>(duplex: Truth, cls: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+pub(crate) fn pipe<'py>(
+    duplex: Truth,
+    cls: &Bound<'py, PyAny>,
+) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
     let py = cls.py();
     let (first, second) = raw::pair(duplex.0).or_raise(py)?;
     Ok((end(cls, first)?, end(cls, second)?))
 }
 
 fn end<'py>(cls: &Bound<'py, PyAny>, connection: RawConnection) -> PyResult<Bound<'py, PyAny>> {
-    let (readable, writable, family) = (connection.is_readable(), connection.is_writable(), connection.is_family());
+    let (readable, writable, family) = (
+        connection.is_readable(),
+        connection.is_writable(),
+        connection.is_family(),
+    );
     let options = PyDict::new(cls.py());
     options.set_item("family", family)?;
     let fd = connection.into_fd().into_raw_fd();
-    cls.call((fd, readable, writable), Some(&options)).inspect_err(|_| drop(descriptor::take_over(fd)))
+    cls.call((fd, readable, writable), Some(&options))
+        .inspect_err(|_| drop(descriptor::take_over(fd)))
 }

@@ -1,6 +1,9 @@
 //! Descriptors that Python code hands over as numbers.
 
-#![allow(unsafe_code, reason = "a number says nothing about who owns the descriptor")]
+#![allow(
+    unsafe_code,
+    reason = "a number says nothing about who owns the descriptor"
+)]
 
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -13,7 +16,9 @@ use pyo3::prelude::*;
 /// `ValueError` for a number below zero.
 pub(crate) fn take_over(number: RawFd) -> PyResult<Option<OwnedFd>> {
     if number < 0 {
-        return Err(PyValueError::new_err(format!("{number} is not a file descriptor")));
+        return Err(PyValueError::new_err(format!(
+            "{number} is not a file descriptor"
+        )));
     }
     // SAFETY: not -1; only asked for its flags, which fails if it is not open.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };

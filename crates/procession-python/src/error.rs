@@ -7,12 +7,13 @@ use std::io;
 
 use procession_engine::connection::{RecvError, SendError};
 use procession_engine::{
-    AllocError, ArenaError, BarrierError, FamilyError, GetError, Gone, MakeError, NotHeld, NotOwner, PutError, ReleaseError,
-    TooManyDone,
+    AllocError, ArenaError, BarrierError, FamilyError, GetError, Gone, MakeError, NotHeld,
+    NotOwner, PutError, ReleaseError, TooManyDone,
 };
 use pyo3::PyClass;
 use pyo3::exceptions::{
-    PyAssertionError, PyEOFError, PyInterruptedError, PyMemoryError, PyOSError, PyRuntimeError, PyTimeoutError, PyValueError,
+    PyAssertionError, PyEOFError, PyInterruptedError, PyMemoryError, PyOSError, PyRuntimeError,
+    PyTimeoutError, PyValueError,
 };
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -42,7 +43,13 @@ impl<T, E: Raise> OrRaise<T> for Result<T, E> {
 }
 
 /// An exception of a class that is written in Python.
-fn python_error(py: Python<'_>, class: &'static PyOnceLock<Py<PyType>>, module: &str, name: &str, message: String) -> PyErr {
+fn python_error(
+    py: Python<'_>,
+    class: &'static PyOnceLock<Py<PyType>>,
+    module: &str,
+    name: &str,
+    message: String,
+) -> PyErr {
     match class.import(py, module, name) {
         Ok(class) => PyErr::from_type(class.clone(), (message,)),
         Err(error) => error,
@@ -69,7 +76,9 @@ python_class!(unpickling, "_pickle", "UnpicklingError");
 /// The category of the warning that a lock's owner has died.
 pub(crate) fn owner_died_warning(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    CLASS.import(py, "procession._errors", "OwnerDiedWarning").map(|class| class.clone().into_any())
+    CLASS
+        .import(py, "procession._errors", "OwnerDiedWarning")
+        .map(|class| class.clone().into_any())
 }
 
 /// The message did not fit; it is the exception's argument.
@@ -126,9 +135,13 @@ impl Raise for FamilyError {
     fn raise(self, py: Python<'_>) -> PyErr {
         let message = self.to_string();
         match self {
-            FamilyError::Memory(ArenaError::System(error)) | FamilyError::System(error) => system(message, &error),
+            FamilyError::Memory(ArenaError::System(error)) | FamilyError::System(error) => {
+                system(message, &error)
+            }
             FamilyError::Memory(ArenaError::NoRoom { .. }) => PyMemoryError::new_err(message),
-            FamilyError::Memory(ArenaError::Foreign) | FamilyError::AlreadyMember => PyRuntimeError::new_err(message),
+            FamilyError::Memory(ArenaError::Foreign) | FamilyError::AlreadyMember => {
+                PyRuntimeError::new_err(message)
+            }
             FamilyError::Full(_) => PyOSError::new_err((EAGAIN, message)),
             FamilyError::SeatLost => process_error(py, message),
         }
@@ -160,7 +173,9 @@ impl Raise for NotOwner {
 impl Raise for ReleaseError {
     fn raise(self, _py: Python<'_>) -> PyErr {
         match self {
-            ReleaseError::Overflow | ReleaseError::TooMany => PyValueError::new_err(self.to_string()),
+            ReleaseError::Overflow | ReleaseError::TooMany => {
+                PyValueError::new_err(self.to_string())
+            }
         }
     }
 }

@@ -13,7 +13,8 @@ use crate::descriptor;
 use crate::error::{self, OrRaise};
 
 fn seat(number: u64) -> PyResult<Seat> {
-    Seat::from_raw(number).ok_or_else(|| PyValueError::new_err(format!("{number} is not a seat in the family")))
+    Seat::from_raw(number)
+        .ok_or_else(|| PyValueError::new_err(format!("{number} is not a seat in the family")))
 }
 
 fn role(name: &str) -> PyResult<Role> {
@@ -59,7 +60,9 @@ pub(crate) fn join_family(py: Python<'_>, fd: RawFd, seat: u64) -> PyResult<()> 
 /// Keeps a place in the family for a child that is about to be started.
 #[pyfunction]
 pub(crate) fn prepare_child(py: Python<'_>, name: &str, role: &str) -> PyResult<u64> {
-    engine::prepare_child(name, self::role(role)?).or_raise(py).map(Seat::to_raw)
+    engine::prepare_child(name, self::role(role)?)
+        .or_raise(py)
+        .map(Seat::to_raw)
 }
 
 /// The child was not started: its place is free again.
@@ -125,16 +128,20 @@ pub(crate) fn die_with(py: Python<'_>, pid: u32) -> PyResult<()> {
 /// All members of the family, those that have died and are not yet cleared away included.
 #[pyfunction]
 pub(crate) fn members(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
-    let members = engine::family().or_raise(py)?.members().into_iter().map(|member| {
-        let entry = PyDict::new(py);
-        entry.set_item("id", member.id.to_raw())?;
-        entry.set_item("pid", member.pid)?;
-        entry.set_item("name", member.name)?;
-        entry.set_item("role", role_name(member.role))?;
-        entry.set_item("parent", member.parent.map(|parent| parent.to_raw()))?;
-        entry.set_item("alive", member.alive)?;
-        Ok(entry)
-    });
+    let members = engine::family()
+        .or_raise(py)?
+        .members()
+        .into_iter()
+        .map(|member| {
+            let entry = PyDict::new(py);
+            entry.set_item("id", member.id.to_raw())?;
+            entry.set_item("pid", member.pid)?;
+            entry.set_item("name", member.name)?;
+            entry.set_item("role", role_name(member.role))?;
+            entry.set_item("parent", member.parent.map(|parent| parent.to_raw()))?;
+            entry.set_item("alive", member.alive)?;
+            Ok(entry)
+        });
     PyList::new(py, members.collect::<PyResult<Vec<_>>>()?)
 }
 
@@ -156,14 +163,19 @@ pub(crate) fn spawn(
         None => Some(current_environment(py)?),
     };
     let request = SpawnRequest {
-        args: std::iter::once(executable.0.clone()).chain(args.into_iter().map(|arg| arg.0)).collect(),
+        args: std::iter::once(executable.0.clone())
+            .chain(args.into_iter().map(|arg| arg.0))
+            .collect(),
         program: executable.0.into(),
         env,
         inherit: fds,
         cwd: None,
     };
     let spawned = py.detach(|| process::spawn(&request)).map_err(|error| {
-        error::system(format!("{} can't be started: {error}", request.program.display()), &error)
+        error::system(
+            format!("{} can't be started: {error}", request.program.display()),
+            &error,
+        )
     })?;
     Ok((spawned.pid, spawned.pidfd.into_raw_fd()))
 }
@@ -174,8 +186,14 @@ fn setting(text: SystemText) -> PyResult<Setting> {
     use std::os::unix::ffi::{OsStrExt, OsStringExt};
     let bytes = text.0.as_bytes();
     // A name may begin with "=", as some shells make them.
-    let at = bytes.iter().skip(1).position(|&byte| byte == b'=').map(|at| at + 1);
-    let at = at.ok_or_else(|| PyValueError::new_err(format!("{:?} is not of the form NAME=value", text.0)))?;
+    let at = bytes
+        .iter()
+        .skip(1)
+        .position(|&byte| byte == b'=')
+        .map(|at| at + 1);
+    let at = at.ok_or_else(|| {
+        PyValueError::new_err(format!("{:?} is not of the form NAME=value", text.0))
+    })?;
     let part = |bytes: &[u8]| std::ffi::OsString::from_vec(bytes.to_vec());
     Ok((part(&bytes[..at]), part(&bytes[at + 1..])))
 }
@@ -185,5 +203,12 @@ fn setting(text: SystemText) -> PyResult<Setting> {
 fn current_environment(py: Python<'_>) -> PyResult<Vec<Setting>> {
     let environ = py.import("os")?.getattr("environb")?;
     let items = environ.call_method0("items")?;
-    items.try_iter()?.map(|item| item?.extract().map(|(name, value): (SystemText, SystemText)| (name.0, value.0))).collect()
+    items
+        .try_iter()?
+        .map(|item| {
+            item?
+                .extract()
+                .map(|(name, value): (SystemText, SystemText)| (name.0, value.0))
+        })
+        .collect()
 }

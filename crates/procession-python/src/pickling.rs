@@ -51,13 +51,21 @@ static PICKLER: PyOnceLock<Py<PyList>> = PyOnceLock::new();
 /// `dumps(obj)` returns bytes, or bytes and a list of buffers; `loads(data)` and
 /// `loads(data, buffers=list)` return the object.
 #[pyfunction]
-pub(crate) fn set_pickler(py: Python<'_>, dumps: Bound<'_, PyAny>, loads: Bound<'_, PyAny>) -> PyResult<()> {
+pub(crate) fn set_pickler(
+    py: Python<'_>,
+    dumps: Bound<'_, PyAny>,
+    loads: Bound<'_, PyAny>,
+) -> PyResult<()> {
     for function in [&dumps, &loads] {
         if !function.is_callable() {
             return Err(PyTypeError::new_err(format!("{function} can't be called")));
         }
     }
-    let pair = PICKLER.get_or_try_init(py, || PyList::new(py, [py.None(), py.None()]).map(Bound::unbind))?.bind(py);
+    let pair = PICKLER
+        .get_or_try_init(py, || {
+            PyList::new(py, [py.None(), py.None()]).map(Bound::unbind)
+        })?
+        .bind(py);
     pair.set_item(0, dumps)?;
     pair.set_item(1, loads)
 }
@@ -67,8 +75,13 @@ fn registered(py: Python<'_>, which: usize) -> PyResult<Bound<'_, PyAny>> {
         // The module that registers them, at the latest now.
         py.import("procession.reduction")?;
     }
-    let missing = || PyRuntimeError::new_err("no pickler is registered: import procession.reduction first");
-    PICKLER.get(py).ok_or_else(missing)?.bind(py).get_item(which)
+    let missing =
+        || PyRuntimeError::new_err("no pickler is registered: import procession.reduction first");
+    PICKLER
+        .get(py)
+        .ok_or_else(missing)?
+        .bind(py)
+        .get_item(which)
 }
 
 /// An object that is kept for a message which mentions it.
@@ -139,7 +152,12 @@ enum Body<'py> {
 
 impl<'py> Encoded<'py> {
     fn plain(tag: u32, body: Body<'py>) -> Encoded<'py> {
-        Encoded { tag, body, buffers: Vec::new(), mentions: Vec::new() }
+        Encoded {
+            tag,
+            body,
+            buffers: Vec::new(),
+            mentions: Vec::new(),
+        }
     }
 
     /// Encodes an object, directly or by pickling.
@@ -161,15 +179,25 @@ impl<'py> Encoded<'py> {
                 return Ok(Encoded::plain(tag::STR, Body::Str(text.clone())));
             }
         } else if let Ok(bytes) = object.cast_exact::<PyBytes>() {
-            let tag = if bytes.as_bytes().len() < LARGE { tag::BYTES } else { tag::LARGE_BYTES };
+            let tag = if bytes.as_bytes().len() < LARGE {
+                tag::BYTES
+            } else {
+                tag::LARGE_BYTES
+            };
             return Ok(Encoded::plain(tag, Body::Bytes(bytes.clone())));
         } else if let Ok(number) = object.cast_exact::<PyFloat>() {
-            return Ok(Encoded::plain(tag::FLOAT, Body::Word(number.value().to_le_bytes())));
+            return Ok(Encoded::plain(
+                tag::FLOAT,
+                Body::Word(number.value().to_le_bytes()),
+            ));
         } else if let Ok(truth) = object.cast_exact::<PyBool>() {
             return Ok(Encoded::plain(tag::BOOL, Body::Bool(truth.is_true())));
         }
         let mut encoded = Encoded::pickle(object)?;
-        if encoded.size() >= LARGE && let Body::Bytes(bytes) = &encoded.body && bytes.as_bytes().len() >= LARGE {
+        if encoded.size() >= LARGE
+            && let Body::Bytes(bytes) = &encoded.body
+            && bytes.as_bytes().len() >= LARGE
+        {
             encoded.tag = tag::LARGE_PICKLE;
         }
         Ok(encoded)
@@ -200,12 +228,25 @@ impl<'py> Encoded<'py> {
         let dumped = dumps.call1((object,))?;
         let mentions = parcel.close();
         if let Ok(bytes) = dumped.cast::<PyBytes>() {
-            return Ok(Encoded { tag: tag::PICKLE, body: Body::Bytes(bytes.clone()), buffers: Vec::new(), mentions });
+            return Ok(Encoded {
+                tag: tag::PICKLE,
+                body: Body::Bytes(bytes.clone()),
+                buffers: Vec::new(),
+                mentions,
+            });
         }
         let pair = dumped.cast::<PyTuple>()?;
         let (bytes, outside): (Bound<'py, PyBytes>, Bound<'py, PyList>) = pair.extract()?;
-        let buffers = outside.iter().map(|buffer| View::of(&buffer)).collect::<PyResult<_>>()?;
-        Ok(Encoded { tag: tag::PICKLE, body: Body::Bytes(bytes), buffers, mentions })
+        let buffers = outside
+            .iter()
+            .map(|buffer| View::of(&buffer))
+            .collect::<PyResult<_>>()?;
+        Ok(Encoded {
+            tag: tag::PICKLE,
+            body: Body::Bytes(bytes),
+            buffers,
+            mentions,
+        })
     }
 
     /// Bytes to be copied.
@@ -232,15 +273,37 @@ impl<'py> Encoded<'py> {
             Body::Str(text) => text.to_str().unwrap_or_default().as_bytes(),
         };
         if self.tag == tag::LARGE_BYTES {
-            return send(&Outgoing { tag: self.tag, bytes: &[], buffers: &[bytes], handles: &[] });
+            return send(&Outgoing {
+                tag: self.tag,
+                bytes: &[],
+                buffers: &[bytes],
+                handles: &[],
+            });
         }
         if self.tag != tag::LARGE_PICKLE && self.buffers.is_empty() && self.mentions.is_empty() {
-            return send(&Outgoing { tag: self.tag, bytes, buffers: &[], handles: &[] });
+            return send(&Outgoing {
+                tag: self.tag,
+                bytes,
+                buffers: &[],
+                handles: &[],
+            });
         }
-        let (bytes, first) = if self.tag == tag::LARGE_PICKLE { (&[][..], Some(bytes)) } else { (bytes, None) };
-        let buffers: Vec<&[u8]> = first.into_iter().chain(self.buffers.iter().map(View::bytes)).collect();
+        let (bytes, first) = if self.tag == tag::LARGE_PICKLE {
+            (&[][..], Some(bytes))
+        } else {
+            (bytes, None)
+        };
+        let buffers: Vec<&[u8]> = first
+            .into_iter()
+            .chain(self.buffers.iter().map(View::bytes))
+            .collect();
         let handles: Vec<Handle> = self.mentions.iter().map(|(handle, _)| *handle).collect();
-        send(&Outgoing { tag: self.tag, bytes, buffers: &buffers, handles: &handles })
+        send(&Outgoing {
+            tag: self.tag,
+            bytes,
+            buffers: &buffers,
+            handles: &handles,
+        })
     }
 }
 
@@ -249,15 +312,28 @@ impl<'py> Encoded<'py> {
 /// # Errors
 /// What unpickling raised; `UnpicklingError` if the message is garbled.
 pub(crate) fn decode<'py>(py: Python<'py>, mut message: Message) -> PyResult<Bound<'py, PyAny>> {
-    let garbled = || error::unpickling(py, String::from("the message can't be decoded: its memory was overwritten, or something else sent it"));
+    let garbled = || {
+        error::unpickling(
+            py,
+            String::from(
+                "the message can't be decoded: its memory was overwritten, or something else sent it",
+            ),
+        )
+    };
     let word = |bytes: &[u8]| <[u8; 8]>::try_from(bytes).map_err(|_| garbled());
     let bytes = message.bytes.as_slice();
     match message.tag {
-        tag::INT => Ok(i64::from_le_bytes(word(bytes)?).into_pyobject(py)?.into_any()),
+        tag::INT => Ok(i64::from_le_bytes(word(bytes)?)
+            .into_pyobject(py)?
+            .into_any()),
         tag::NONE => Ok(py.None().into_bound(py)),
-        tag::BOOL => Ok(PyBool::new(py, bytes.first() == Some(&1)).to_owned().into_any()),
+        tag::BOOL => Ok(PyBool::new(py, bytes.first() == Some(&1))
+            .to_owned()
+            .into_any()),
         tag::FLOAT => Ok(PyFloat::new(py, f64::from_le_bytes(word(bytes)?)).into_any()),
-        tag::STR => Ok(PyString::new(py, std::str::from_utf8(bytes).map_err(|_| garbled())?).into_any()),
+        tag::STR => {
+            Ok(PyString::new(py, std::str::from_utf8(bytes).map_err(|_| garbled())?).into_any())
+        }
         tag::BYTES => Ok(PyBytes::new(py, bytes).into_any()),
         tag::LARGE_BYTES => {
             let block = message.buffers.first().ok_or_else(garbled)?;
@@ -275,7 +351,9 @@ pub(crate) fn decode<'py>(py: Python<'py>, mut message: Message) -> PyResult<Bou
                 // `message` keeps what is mentioned until the objects have been rebuilt.
                 return loads.call1((data,));
             }
-            let blocks = blocks.map(|block| Bound::new(py, Block::from(block))).collect::<PyResult<Vec<_>>>()?;
+            let blocks = blocks
+                .map(|block| Bound::new(py, Block::from(block)))
+                .collect::<PyResult<Vec<_>>>()?;
             let options = PyDict::new(py);
             options.set_item(pyo3::intern!(py, "buffers"), PyList::new(py, blocks)?)?;
             loads.call((data,), Some(&options))
@@ -306,11 +384,16 @@ impl Parcel {
 #[pyfunction]
 pub(crate) fn pack(py: Python<'_>, obj: &Bound<'_, PyAny>) -> PyResult<Parcel> {
     let encoded = Encoded::of(obj)?;
-    encoded.send(|message| {
-        if encoded.size() < WORTH_DETACHING { RawParcel::store(message) } else { py.detach(|| RawParcel::store(message)) }
-    })
-    .map(Parcel)
-    .or_raise(py)
+    encoded
+        .send(|message| {
+            if encoded.size() < WORTH_DETACHING {
+                RawParcel::store(message)
+            } else {
+                py.detach(|| RawParcel::store(message))
+            }
+        })
+        .map(Parcel)
+        .or_raise(py)
 }
 
 /// Unpickles the object of a parcel that its packer still holds.

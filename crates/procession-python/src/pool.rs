@@ -11,7 +11,7 @@
 //! and in the tag `codec | what << 8 | CACHED | IN_PARCEL`. A result has no function, and `DONE` or
 //! `FAILED` for `what`; behind `FAILED` are bytes that only Python code looks into.
 
-use std::os::fd::{AsFd, RawFd};
+use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use procession_engine::pool::{
@@ -26,7 +26,7 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use crate::arguments::Timeout;
 use crate::error::{self, OrRaise, Raise};
 use crate::pickling::{self, Encoded};
-use crate::pool_job::{JobCore, LOCAL};
+use crate::pool_job::JobCore;
 use crate::shared::handle_bytes;
 use crate::wait;
 
@@ -180,19 +180,20 @@ impl PoolCore {
     }
 
     /// Submits the call of a function; its result is the only one of the job. An exception in place
-    /// of the function fails it at once, and so does what `name_argument` returns for arguments that
-    /// can't be pickled.
+    /// of the pickled function fails it at once, and so does what `name_argument` returns for
+    /// arguments that can't be pickled.
     fn apply<'py>(
         &self,
         py: Python<'py>,
+        pickled: &Bound<'py, PyAny>,
         function: &Bound<'py, PyAny>,
         args: &Bound<'py, PyAny>,
         kwds: &Bound<'py, PyAny>,
         name_argument: &Bound<'py, PyAny>,
     ) -> PyResult<JobCore> {
         let job = JobCore::new(self.open(py)?);
-        let Ok(known) = function.cast::<PoolFunction>() else {
-            job.fail(function.clone().unbind());
+        let Ok(known) = pickled.cast::<PoolFunction>() else {
+            job.fail(pickled.clone().unbind());
             return Ok(job);
         };
         let prepare = || -> PyResult<(u32, Encoded<'py>)> {

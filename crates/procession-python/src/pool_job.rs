@@ -94,7 +94,7 @@ impl JobCore {
 
     /// The next reply; `Err` if there is none in the time given.
     fn next(&self, py: Python<'_>, timeout: Timeout) -> PyResult<Result<Option<(u64, Reply)>, WaitError>> {
-        let mut attempt = || self.job.next(&mut Timeout::ZERO.patience()).ok();
+        let attempt = || self.job.next(&mut Timeout::ZERO.patience()).ok();
         if let Some(reply) = attempt() {
             return Ok(Ok(reply));
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use procession_engine::pool::{AttachError, HEADER, Submission, Task, Worker};
 use procession_engine::{Handle, Message, Parcel, WaitError};
-use pyo3::exceptions::{PyMemoryError, PyRuntimeError};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyTuple};

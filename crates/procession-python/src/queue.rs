@@ -77,9 +77,20 @@ impl Queue {
     }
 
     #[inline]
-    fn put_message(&self, py: Python<'_>, queue: &RawQueue, message: &Outgoing<'_>, size: usize, timeout: Timeout) -> PyResult<()> {
+    fn put_message(
+        &self,
+        py: Python<'_>,
+        queue: &RawQueue,
+        message: &Outgoing<'_>,
+        size: usize,
+        timeout: Timeout,
+    ) -> PyResult<()> {
         let mut attempt = || queue.put(message, &mut Timeout::ZERO.patience());
-        let quick = if size < pickling::WORTH_DETACHING { attempt() } else { Err(PutError::Full) };
+        let quick = if size < pickling::WORTH_DETACHING {
+            attempt()
+        } else {
+            Err(PutError::Full)
+        };
         match quick {
             Ok(()) => {}
             Err(PutError::Full) if size >= pickling::WORTH_DETACHING || !timeout.is_zero() => {
@@ -89,7 +100,8 @@ impl Queue {
                     None
                 };
                 if spun.is_none() {
-                    wait::blocking(py, timeout, |patience| queue.put(message, patience))?.or_raise(py)?;
+                    wait::blocking(py, timeout, |patience| queue.put(message, patience))?
+                        .or_raise(py)?;
                 }
             }
             Err(error) => return Err(error.raise(py)),
@@ -108,10 +120,17 @@ impl Queue {
         }
     }
 
-    fn put_object(slf: &Bound<'_, Self>, object: &Bound<'_, PyAny>, timeout: Timeout) -> PyResult<()> {
+    fn put_object(
+        slf: &Bound<'_, Self>,
+        object: &Bound<'_, PyAny>,
+        timeout: Timeout,
+    ) -> PyResult<()> {
         let queue = Self::open(slf)?;
         match Encoded::of(object) {
-            Ok(encoded) => encoded.send(|message| slf.get().put_message(slf.py(), queue, message, encoded.size(), timeout)),
+            Ok(encoded) => encoded.send(|message| {
+                slf.get()
+                    .put_message(slf.py(), queue, message, encoded.size(), timeout)
+            }),
             Err(error) => Self::not_pickled(slf, object, error),
         }
     }
@@ -120,10 +139,18 @@ impl Queue {
         let quick = queue.get(&mut Timeout::ZERO.patience());
         let message = match quick {
             Err(GetError::Empty) if !timeout.is_zero() => {
-                let attempt = || if queue.is_empty() { None } else { queue.get(&mut Timeout::ZERO.patience()).ok() };
+                let attempt = || {
+                    if queue.is_empty() {
+                        None
+                    } else {
+                        queue.get(&mut Timeout::ZERO.patience()).ok()
+                    }
+                };
                 match wait::spin(attempt) {
                     Some(message) => message,
-                    None => wait::blocking(py, timeout, |patience| queue.get(patience))?.or_raise(py)?,
+                    None => {
+                        wait::blocking(py, timeout, |patience| queue.get(patience))?.or_raise(py)?
+                    }
                 }
             }
             quick => quick.or_raise(py)?,
@@ -150,14 +177,22 @@ impl Queue {
     #[pyo3(signature = (maxsize=0))]
     fn __init__(&self, py: Python<'_>, maxsize: i128) -> PyResult<()> {
         // No limit, or one that memory sets long before.
-        let capacity = u32::try_from(maxsize).ok().filter(|&size| size < 1 << 31).and_then(NonZeroU32::new);
+        let capacity = u32::try_from(maxsize)
+            .ok()
+            .filter(|&size| size < 1 << 31)
+            .and_then(NonZeroU32::new);
         self.inner.make(|| RawQueue::new(capacity).or_raise(py))
     }
 
     #[classmethod]
-    fn __class_getitem__<'py>(cls: &Bound<'py, PyType>, item: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    fn __class_getitem__<'py>(
+        cls: &Bound<'py, PyType>,
+        item: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         static ALIAS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-        ALIAS.import(cls.py(), "types", "GenericAlias")?.call1((cls, item))
+        ALIAS
+            .import(cls.py(), "types", "GenericAlias")?
+            .call1((cls, item))
     }
 
     /// Puts an object into the queue; it can be got when this returns.
@@ -167,7 +202,12 @@ impl Queue {
         signature = (obj, block=Truth(true), timeout=Timeout::FOREVER),
         text_signature = "($self, obj, block=True, timeout=None)"
     )]
-    fn put(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>, block: Truth, timeout: Timeout) -> PyResult<()> {
+    fn put(
+        slf: &Bound<'_, Self>,
+        obj: &Bound<'_, PyAny>,
+        block: Truth,
+        timeout: Timeout,
+    ) -> PyResult<()> {
         Self::put_object(slf, obj, timeout.if_blocking(block))
     }
 
@@ -181,9 +221,15 @@ impl Queue {
         signature = (block=Truth(true), timeout=Timeout::FOREVER),
         text_signature = "($self, block=True, timeout=None)"
     )]
-    fn get<'py>(slf: &Bound<'py, Self>, block: Truth, timeout: Timeout) -> PyResult<Bound<'py, PyAny>> {
+    fn get<'py>(
+        slf: &Bound<'py, Self>,
+        block: Truth,
+        timeout: Timeout,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let queue = Self::open(slf)?;
-        let message = slf.get().get_message(slf.py(), queue, timeout.if_blocking(block))?;
+        let message = slf
+            .get()
+            .get_message(slf.py(), queue, timeout.if_blocking(block))?;
         pickling::decode(slf.py(), message)
     }
 
@@ -269,7 +315,11 @@ impl Queue {
     #[pyo3(name = "_stop_watch")]
     fn stop_watch(&self) {
         self.watched.store(false, Ordering::Relaxed);
-        let watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let watch = self
+            .watch
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         drop(watch);
     }
 

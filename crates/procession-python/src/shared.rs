@@ -49,16 +49,29 @@ impl<T> Inner<T> {
     }
 
     /// Takes on the object that a pickle named.
-    pub(crate) fn adopt(&self, py: Python<'_>, handle: &HandleBytes, find: impl FnOnce(Handle) -> Result<T, Gone>) -> PyResult<()> {
+    pub(crate) fn adopt(
+        &self,
+        py: Python<'_>,
+        handle: &HandleBytes,
+        find: impl FnOnce(Handle) -> Result<T, Gone>,
+    ) -> PyResult<()> {
         self.make(|| find(handle.0).or_raise(py))
     }
 }
 
 /// What `__reduce__` returns: the function, its arguments, the state of the Python object.
-pub(crate) type Reduced<'py> = (Bound<'py, PyAny>, (Bound<'py, PyType>, Bound<'py, PyBytes>, u8), Bound<'py, PyAny>);
+pub(crate) type Reduced<'py> = (
+    Bound<'py, PyAny>,
+    (Bound<'py, PyType>, Bound<'py, PyBytes>, u8),
+    Bound<'py, PyAny>,
+);
 
 /// The pickle of an object of the arena: its class, its handle, a number of the class's own.
-pub(crate) fn reduce<'py>(object: &Bound<'py, PyAny>, handle: Handle, own: u8) -> PyResult<Reduced<'py>> {
+pub(crate) fn reduce<'py>(
+    object: &Bound<'py, PyAny>,
+    handle: Handle,
+    own: u8,
+) -> PyResult<Reduced<'py>> {
     static REBUILD: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = object.py();
     let rebuild = REBUILD.import(py, "procession._procession", "_rebuild")?;
@@ -70,7 +83,11 @@ pub(crate) fn reduce<'py>(object: &Bound<'py, PyAny>, handle: Handle, own: u8) -
 
 /// Rebuilds an object of the arena in the process that unpickles it.
 #[pyfunction]
-pub(crate) fn _rebuild<'py>(class: &Bound<'py, PyType>, handle: &Bound<'py, PyBytes>, own: u8) -> PyResult<Bound<'py, PyAny>> {
+pub(crate) fn _rebuild<'py>(
+    class: &Bound<'py, PyType>,
+    handle: &Bound<'py, PyBytes>,
+    own: u8,
+) -> PyResult<Bound<'py, PyAny>> {
     let py = class.py();
     let object = class.call_method1(pyo3::intern!(py, "__new__"), (class,))?;
     object.call_method1(pyo3::intern!(py, "_adopt"), (handle, own))?;

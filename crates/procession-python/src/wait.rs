@@ -67,9 +67,15 @@ pub(crate) fn blocking_or_undo<T: Send, E: Send>(
             None => true,
         };
         let patience = timeout.patience();
-        if gets_signals { call(&mut patience.with_interrupt(&mut hook)) } else { call(&mut { patience }) }
+        if gets_signals {
+            call(&mut patience.with_interrupt(&mut hook))
+        } else {
+            call(&mut { patience })
+        }
     });
-    let Some(error) = raised else { return Ok(result) };
+    let Some(error) = raised else {
+        return Ok(result);
+    };
     if let Ok(got) = result {
         undo(got);
     }
@@ -82,7 +88,9 @@ fn is_main_thread(py: Python<'_>) -> bool {
     static MAIN_THREAD: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let ask = || -> PyResult<bool> {
         let me = GET_IDENT.import(py, "threading", "get_ident")?.call0()?;
-        let main = MAIN_THREAD.import(py, "threading", "main_thread")?.call0()?;
+        let main = MAIN_THREAD
+            .import(py, "threading", "main_thread")?
+            .call0()?;
         main.getattr(pyo3::intern!(py, "ident"))?.eq(me)
     };
     // In doubt, looking for signals does no harm.

@@ -51,7 +51,10 @@ impl Watch {
             process: std::process::id(),
         });
         let watch = Watch(Arc::clone(&watched));
-        thread::Builder::new().name(String::from("queue watch")).stack_size(64 << 10).spawn(move || watched.run())?;
+        thread::Builder::new()
+            .name(String::from("queue watch"))
+            .stack_size(64 << 10)
+            .spawn(move || watched.run())?;
         watch.look();
         Ok(watch)
     }
@@ -104,13 +107,21 @@ impl Watched {
 
     fn run(&self) {
         while !self.ended.load(Ordering::Relaxed) {
-            if self.queue.wait_readable(&mut Patience::timeout(NEEDED)).is_err() {
+            if self
+                .queue
+                .wait_readable(&mut Patience::timeout(NEEDED))
+                .is_err()
+            {
                 continue;
             }
             let mut set = self.set();
             self.look(&mut set);
             while *set && !self.ended.load(Ordering::Relaxed) {
-                set = self.cleared.wait_timeout(set, OTHERS).unwrap_or_else(PoisonError::into_inner).0;
+                set = self
+                    .cleared
+                    .wait_timeout(set, OTHERS)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0;
                 self.look(&mut set);
             }
         }

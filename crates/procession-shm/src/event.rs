@@ -25,6 +25,11 @@ impl RawEvent {
         self.word.load(Ordering::Acquire) & SET != 0
     }
 
+    #[cfg(loom)]
+    pub(crate) fn sleepers(&self) -> u32 {
+        self.sleepers.load(Ordering::SeqCst)
+    }
+
     /// Sets the flag and lets everyone through who waits. Does not block.
     pub fn set(&self) {
         let set = |word: u32| (word & SET == 0).then(|| word.wrapping_add(2) | SET);
@@ -49,6 +54,10 @@ impl RawEvent {
     /// When the time has passed or the interrupt hook asked to give up.
     pub fn wait(&self, patience: &mut Patience<'_>) -> Result<(), WaitError> {
         let start = self.word.load(Ordering::SeqCst);
+        // It may be cleared before the next look: then there is no sleeping on this value.
+        if start & SET != 0 {
+            return Ok(());
+        }
         let through = || {
             let now = self.word.load(Ordering::SeqCst);
             (now & SET != 0 || now >> 1 != start >> 1).then_some(())

@@ -226,7 +226,7 @@ impl Arena {
     ) -> Result<MemberId, MembersFull> {
         for clear_first in [false, true] {
             if clear_first && let Some(by) = parent {
-                self.reap_dead(by);
+                self.reap_orphans(by);
             }
             // The lowest free entry: each 64 entries in use cost a plane of reference bits.
             for index in 1..MEMBERS {
@@ -390,25 +390,43 @@ impl Arena {
             .compare_exchange(claimed, free, Ordering::SeqCst, Ordering::SeqCst);
     }
 
-    /// Reaps every member that the kernel says is dead.
-    pub fn reap_dead(&self, by: MemberId) {
+    /// Reaps the dead members whose parent is gone too: nobody else will. A dead member whose parent
+    /// lives is left to it, for it may still want the exit status.
+    pub fn reap_orphans(&self, by: MemberId) {
         for index in 1..self.members_in_use() {
-            let seen = self.member_entry(index).state.load(Ordering::SeqCst);
+            let entry = self.member_entry(index);
+            let seen = entry.state.load(Ordering::SeqCst);
             let id = MemberId::new(index, generation_of(seen));
-            // One that has left in good order is cleared away by its parent, which may still want
-            // its exit status, or here once the parent is gone.
-            let orphan = || {
-                let parent =
-                    MemberId::from_raw(self.member_entry(index).parent.load(Ordering::Relaxed));
-                parent.is_none_or(|parent| self.is_dead(parent))
-            };
-            match state_of(seen) {
-                FREE => {}
-                // It may still run a little, and other threads of it hold things.
-                LEFT if !orphan() || is_running(self.member_entry(index)) => {}
-                _ if id != by && self.is_dead(id) => self.reap(by, id),
-                _ => {}
+            if state_of(seen) == FREE || id == by {
+                continue;
             }
+            let parent = MemberId::from_raw(entry.parent.load(Ordering::Relaxed));
+            let orphan = parent != Some(by) && parent.is_none_or(|parent| self.is_dead(parent));
+            if orphan && self.is_dead(id) {
+                self.reap(by, id);
+            }
+        }
+    }
+
+    /// Runs `act` if the member at `index` is a dead one that nobody reaps meanwhile.
+    pub(crate) fn while_dead(&self, by: MemberId, index: usize, act: impl FnOnce()) {
+        let entry = self.member_entry(index);
+        let seen = entry.state.load(Ordering::SeqCst);
+        let id = MemberId::new(index, generation_of(seen));
+        if state_of(seen) != ALIVE || id == by || !self.is_dead(id) {
+            return;
+        }
+        let claimed = word(id.generation(), REAPING, by.to_raw());
+        if entry
+            .state
+            .compare_exchange(seen, claimed, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
+        {
+            act();
+            // Fails only if another took us for dead and reaped it.
+            let _ = entry
+                .state
+                .compare_exchange(claimed, seen, Ordering::SeqCst, Ordering::SeqCst);
         }
     }
 
@@ -429,10 +447,14 @@ impl Arena {
             .then(|| entry.exit_status.load(Ordering::SeqCst))
     }
 
-    /// What the table says of a member; `None` if it has been cleared away.
+    /// What the table says of a member; `None` if its entry has been used again since.
     pub fn member(&self, id: MemberId) -> Option<MemberInfo> {
-        let (entry, seen) = self.entry_of(id)?;
-        if state_of(seen) == FREE {
+        let entry = self.member_entry(id.index());
+        let seen = entry.state.load(Ordering::SeqCst);
+        // Until the entry is used again it says who was there.
+        let since = generation_of(seen).wrapping_sub(id.generation()) & GENERATION_MASK;
+        let last = since == 1 && state_of(seen) == FREE;
+        if !last && (since != 0 || state_of(seen) == FREE) {
             return None;
         }
         Some(MemberInfo {

@@ -7,6 +7,7 @@
 )]
 
 use crate::atomic::AtomicU32;
+use crate::event::RawEvent;
 use crate::lock::RawLock;
 use crate::member::MemberId;
 use crate::patience::{Patience, WaitError};
@@ -26,6 +27,12 @@ impl RawLock {
         } else {
             self.acquire_slowly(is_dead, me, patience)
         }
+    }
+}
+
+impl RawEvent {
+    pub fn waiters(&self) -> u32 {
+        self.sleepers()
     }
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::engine::{self, Block, Gone, Handle, Kind, Patience};
 use crate::error::{Error, Result};
 use crate::queue::{NotReceived, SendError, receive, send};
-use crate::{start, wire};
+use crate::wire;
 
 /// How many values a pipe holds before its senders wait.
 const CAPACITY: u32 = 1024;
@@ -146,8 +146,7 @@ fn exists(token: Handle) -> bool {
 
 /// The same, and takes from the dead what they held of it.
 fn exists_for_the_living(token: Handle) -> bool {
-    // Our own children first: looking at them is all it takes.
-    start::children();
+    engine::release_dead(token);
     exists(token)
 }
 

@@ -220,6 +220,7 @@ fn the_end_of_all_senders_is_the_end_of_a_pipe() {
     let _watched = watched();
     for method in [StartMethod::Spawn, StartMethod::ForkServer] {
         let (sender, receiver) = procession::pipe().unwrap();
+        let (_never, stay) = procession::pipe().unwrap();
         let process = Process::builder().start_method(method).spawn(
             |sender: Sender<u32>, stay: Receiver<()>| {
                 (1..=3).for_each(|number| sender.send(number).unwrap());
@@ -227,11 +228,7 @@ fn the_end_of_all_senders_is_the_end_of_a_pipe() {
                 // The process lives on; its end of the pipe does not.
                 stay.recv().unwrap();
             },
-            (sender, {
-                let (go, stay) = procession::pipe().unwrap();
-                std::mem::forget(go);
-                stay
-            }),
+            (sender, stay),
         );
         let process = process.unwrap();
         assert_eq!(receiver.iter().collect::<Vec<_>>(), [1, 2, 3]);
@@ -259,13 +256,13 @@ fn the_death_of_the_last_sender_ends_a_pipe() {
         let killer = std::thread::spawn(move || {
             std::thread::sleep(ms(50));
             process.kill().unwrap();
-            // Nobody waits for it.
-            std::mem::forget(process);
+            // Nobody has waited for it yet.
+            process
         });
         let began = Instant::now();
         assert!(receiver.recv().unwrap_err().is_closed(), "{method:?}");
         assert!(began.elapsed() < ms(2000), "{:?}", began.elapsed());
-        killer.join().unwrap();
+        drop(killer.join().unwrap());
     }
 }
 

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::exit_status::ExitStatus;
 use crate::message::{Block, Message};
 use crate::pool::error::Breakage;
 use crate::pool::wire::{HEADER, Header, Notice};
-use crate::exit_status::ExitStatus;
 
 /// What a task came to.
 #[derive(Debug)]
@@ -77,7 +77,12 @@ impl Loss {
             ExitStatus::Unknown => (STATUS_UNKNOWN, 0),
         };
         let mut bytes = [0; HEADER + 16];
-        Header { notice: Notice::Lost, job, index }.write(&mut bytes);
+        Header {
+            notice: Notice::Lost,
+            job,
+            index,
+        }
+        .write(&mut bytes);
         let words = [self.pid, self.slot, kind, value.cast_unsigned()];
         for (part, word) in bytes[HEADER..].chunks_exact_mut(4).zip(words) {
             part.copy_from_slice(&word.to_le_bytes());
@@ -96,7 +101,11 @@ impl Loss {
             STATUS_SIGNAL => ExitStatus::Signal(value),
             _ => ExitStatus::Unknown,
         };
-        Some(Loss { pid: word(0)?, slot: word(1)?, status })
+        Some(Loss {
+            pid: word(0)?,
+            slot: word(1)?,
+            status,
+        })
     }
 }
 
@@ -125,8 +134,16 @@ mod tests {
 
     #[test]
     fn a_loss_comes_through_the_queue_as_it_was() {
-        for status in [ExitStatus::Code(3), ExitStatus::Signal(9), ExitStatus::Unknown] {
-            let loss = Loss { pid: 4_000_000, slot: 3, status };
+        for status in [
+            ExitStatus::Code(3),
+            ExitStatus::Signal(9),
+            ExitStatus::Unknown,
+        ] {
+            let loss = Loss {
+                pid: 4_000_000,
+                slot: 3,
+                status,
+            };
             assert_eq!(Loss::read(&loss.write(5, 6)), Some(loss));
         }
         assert_eq!(Loss::read(&[0; HEADER + 15]), None);
@@ -134,9 +151,22 @@ mod tests {
 
     #[test]
     fn deaths_read_like_sentences() {
-        let text = |status| Loss { pid: 12, slot: 0, status }.to_string();
-        assert_eq!(text(ExitStatus::Signal(9)), "worker 12 was killed by SIGKILL");
-        assert_eq!(text(ExitStatus::Signal(40)), "worker 12 was killed by signal 40");
+        let text = |status| {
+            Loss {
+                pid: 12,
+                slot: 0,
+                status,
+            }
+            .to_string()
+        };
+        assert_eq!(
+            text(ExitStatus::Signal(9)),
+            "worker 12 was killed by SIGKILL"
+        );
+        assert_eq!(
+            text(ExitStatus::Signal(40)),
+            "worker 12 was killed by signal 40"
+        );
         assert_eq!(text(ExitStatus::Code(3)), "worker 12 exited with code 3");
     }
 }

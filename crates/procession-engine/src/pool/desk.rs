@@ -103,14 +103,29 @@ impl Desk {
     /// Has the leader look again.
     fn nudge(&self) {
         let mut bytes = [0; HEADER];
-        Header { notice: Notice::Nudge, job: 0, index: 0 }.write(&mut bytes);
-        let nudge = Outgoing { bytes: &bytes, buffers: &[], handles: &[], tag: 0 };
+        Header {
+            notice: Notice::Nudge,
+            job: 0,
+            index: 0,
+        }
+        .write(&mut bytes);
+        let nudge = Outgoing {
+            bytes: &bytes,
+            buffers: &[],
+            handles: &[],
+            tag: 0,
+        };
         // Without memory for 16 bytes the leader looks when its slice of sleep is over.
         let _ = self.results.put(&nudge, &mut Patience::forever());
     }
 
     /// Submits a task; with `only` the job is sealed with it.
-    pub(crate) fn submit(&self, id: JobId, task: Submission<'_>, only: bool) -> Result<u64, SubmitError> {
+    pub(crate) fn submit(
+        &self,
+        id: JobId,
+        task: Submission<'_>,
+        only: bool,
+    ) -> Result<u64, SubmitError> {
         if !self.is_home() {
             return Err(NotRunning::Foreign.into());
         }
@@ -120,8 +135,18 @@ impl Desk {
         } else {
             (self.book().submit(id)?, Todo::NOTHING)
         };
-        Header { notice: Notice::Result, job: id.to_raw(), index }.write(task.bytes);
-        let message = Outgoing { bytes: task.bytes, buffers: task.buffers, handles: task.handles, tag: task.tag };
+        Header {
+            notice: Notice::Result,
+            job: id.to_raw(),
+            index,
+        }
+        .write(task.bytes);
+        let message = Outgoing {
+            bytes: task.bytes,
+            buffers: task.buffers,
+            handles: task.handles,
+            tag: task.tag,
+        };
         let put = self.tasks.put(&message, &mut Patience::forever());
         if put.is_err() {
             let undo = self.book().withdraw(id, index);
@@ -132,7 +157,10 @@ impl Desk {
             Ok(()) => {}
             Err(PutError::Memory(error)) => return Err(SubmitError::Memory(error)),
             Err(_) => {
-                let end = self.book().end().map_or(NotRunning::Closed, End::not_running);
+                let end = self
+                    .book()
+                    .end()
+                    .map_or(NotRunning::Closed, End::not_running);
                 return Err(end.into());
             }
         }
@@ -144,7 +172,10 @@ impl Desk {
 
     fn try_lead(&self) -> Option<Lead<'_>> {
         let free = !self.leading.load(Ordering::SeqCst)
-            && self.leading.compare_exchange(false, true, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+            && self
+                .leading
+                .compare_exchange(false, true, Ordering::SeqCst, Ordering::SeqCst)
+                .is_ok();
         free.then(|| Lead(self))
     }
 
@@ -239,7 +270,9 @@ impl Desk {
                         }
                     };
                     self.book().lead(None);
-                    let Some(message) = message else { return Ok(None) };
+                    let Some(message) = message else {
+                        return Ok(None);
+                    };
                     message
                 }
             };

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use procession_shm::{AllocError, WaitError};
 
+use crate::exit_status::ExitStatus;
 use crate::family::FamilyError;
 use crate::pool::answer::{Answer, Died};
-use crate::exit_status::ExitStatus;
 
 /// A worker could not be started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,10 +52,18 @@ impl fmt::Display for StartError {
             StartError::Family(error) => error.fmt(f),
             StartError::Memory(error) => write!(f, "the pool can't be set up: {error}"),
             StartError::Count { asked } => {
-                write!(f, "a pool has from 1 to {} workers, {asked} were asked for", super::MAX_WORKERS)
+                write!(
+                    f,
+                    "a pool has from 1 to {} workers, {asked} were asked for",
+                    super::MAX_WORKERS
+                )
             }
-            StartError::System(error) => write!(f, "the supervisor of the pool can't be started: {error}"),
-            StartError::Launch(error) => write!(f, "a worker of the pool can't be started: {error}"),
+            StartError::System(error) => {
+                write!(f, "the supervisor of the pool can't be started: {error}")
+            }
+            StartError::Launch(error) => {
+                write!(f, "a worker of the pool can't be started: {error}")
+            }
         }
     }
 }
@@ -101,16 +109,23 @@ pub enum Why {
 impl fmt::Display for Breakage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.why {
-            Why::CannotStart(error) => write!(f, "the pool is broken: a worker can't be started: {error}"),
+            Why::CannotStart(error) => {
+                write!(f, "the pool is broken: a worker can't be started: {error}")
+            }
             Why::DiedAtStart { times, status } => {
-                write!(f, "the pool is broken: {times} workers in a row ended before they were ready, ")?;
+                write!(
+                    f,
+                    "the pool is broken: {times} workers in a row ended before they were ready, "
+                )?;
                 if self.answer.is_some() {
                     f.write_str("because their initializer failed")
                 } else {
                     write!(f, "the last one {}", Died(*status))
                 }
             }
-            Why::Supervisor => f.write_str("the pool is broken: its supervisor has failed (this is a bug in procession)"),
+            Why::Supervisor => f.write_str(
+                "the pool is broken: its supervisor has failed (this is a bug in procession)",
+            ),
         }
     }
 }
@@ -185,8 +200,12 @@ pub enum JoinError {
 impl fmt::Display for JoinError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            JoinError::StillRunning => f.write_str("Pool is still running: call close() or terminate() before join()"),
-            JoinError::Foreign => f.write_str("a pool can be joined only by the process that made it"),
+            JoinError::StillRunning => {
+                f.write_str("Pool is still running: call close() or terminate() before join()")
+            }
+            JoinError::Foreign => {
+                f.write_str("a pool can be joined only by the process that made it")
+            }
             JoinError::Wait(error) => error.fmt(f),
         }
     }

@@ -95,7 +95,9 @@ struct Marks {
 impl Marks {
     /// True if the index was not marked yet.
     fn mark(&mut self, index: u64) -> bool {
-        let Some(word) = (index / 64).checked_sub(self.base) else { return false };
+        let Some(word) = (index / 64).checked_sub(self.base) else {
+            return false;
+        };
         // Indices are below the number of tasks submitted, so the words are few enough.
         let word = word as usize;
         if word >= self.words.len() {
@@ -114,7 +116,11 @@ impl Marks {
     }
 
     fn first_clear(&self) -> u64 {
-        let word = self.words.iter().position(|word| *word != u64::MAX).unwrap_or(self.words.len());
+        let word = self
+            .words
+            .iter()
+            .position(|word| *word != u64::MAX)
+            .unwrap_or(self.words.len());
         let bit = self.words.get(word).map_or(0, |word| word.trailing_ones());
         (self.base + word as u64) * 64 + u64::from(bit)
     }
@@ -164,7 +170,10 @@ pub(crate) struct Todo {
 }
 
 impl Todo {
-    pub(crate) const NOTHING: Todo = Todo { nudge: false, close_tasks: false };
+    pub(crate) const NOTHING: Todo = Todo {
+        nudge: false,
+        close_tasks: false,
+    };
 }
 
 #[derive(Debug, Default)]
@@ -236,7 +245,9 @@ impl Book {
         if let Some(end) = &self.end {
             return Err(end.not_running());
         }
-        let Some(job) = self.job(id).filter(|job| !job.sealed) else { return Err(NotRunning::Closed) };
+        let Some(job) = self.job(id).filter(|job| !job.sealed) else {
+            return Err(NotRunning::Closed);
+        };
         let index = job.submitted;
         job.submitted += 1;
         self.outstanding += 1;
@@ -245,7 +256,9 @@ impl Book {
 
     /// It could not be put: as if it had never been.
     pub(crate) fn withdraw(&mut self, id: JobId, index: u64) -> Todo {
-        let Some(job) = self.job(id) else { return Todo::NOTHING };
+        let Some(job) = self.job(id) else {
+            return Todo::NOTHING;
+        };
         if index + 1 == job.submitted {
             job.submitted -= 1;
         } else if job.marks.mark(index) {
@@ -256,7 +269,9 @@ impl Book {
     }
 
     pub(crate) fn seal(&mut self, id: JobId) -> Todo {
-        let Some(job) = self.job(id).filter(|job| !job.sealed) else { return Todo::NOTHING };
+        let Some(job) = self.job(id).filter(|job| !job.sealed) else {
+            return Todo::NOTHING;
+        };
         job.sealed = true;
         self.open -= 1;
         self.look_after(id, true)
@@ -270,7 +285,9 @@ impl Book {
 
     /// The job's owner wants to hear of its end through [`Book::next_announced`].
     pub(crate) fn announce(&mut self, id: JobId) -> Todo {
-        let Some(job) = self.job(id).filter(|job| !job.announce) else { return Todo::NOTHING };
+        let Some(job) = self.job(id).filter(|job| !job.announce) else {
+            return Todo::NOTHING;
+        };
         job.announce = true;
         self.to_announce += 1;
         self.look_after(id, false)
@@ -312,7 +329,12 @@ impl Book {
         replies.shrink_to(64);
         marks.clear();
         marks.words.shrink_to(64);
-        *job = Job { generation: job.generation.wrapping_add(1), replies, marks, ..Job::default() };
+        *job = Job {
+            generation: job.generation.wrapping_add(1),
+            replies,
+            marks,
+            ..Job::default()
+        };
         self.outstanding -= missing;
         if let Some(place) = id.place() {
             self.free.push(place);
@@ -321,16 +343,27 @@ impl Book {
 
     /// A message from the result queue.
     pub(crate) fn accept(&mut self, message: Message) -> Todo {
-        let Some(header) = Header::read(&message.bytes) else { return Todo::NOTHING };
+        let Some(header) = Header::read(&message.bytes) else {
+            return Todo::NOTHING;
+        };
         match header.notice {
-            Notice::Result => self.settle(JobId::from_raw(header.job), header.index, Reply::Done(Answer::new(message))),
+            Notice::Result => self.settle(
+                JobId::from_raw(header.job),
+                header.index,
+                Reply::Done(Answer::new(message)),
+            ),
             Notice::Lost => match Loss::read(&message.bytes) {
-                Some(loss) => self.settle(JobId::from_raw(header.job), header.index, Reply::Lost(loss)),
+                Some(loss) => {
+                    self.settle(JobId::from_raw(header.job), header.index, Reply::Lost(loss))
+                }
                 None => Todo::NOTHING,
             },
             Notice::StartFailed => {
                 self.start_failure = Some(Answer::new(message));
-                Todo { nudge: self.tell(|interest| interest == Interest::StartFailure), close_tasks: false }
+                Todo {
+                    nudge: self.tell(|interest| interest == Interest::StartFailure),
+                    close_tasks: false,
+                }
             }
             Notice::Nudge => Todo::NOTHING,
         }
@@ -339,7 +372,9 @@ impl Book {
     /// A second reply for the same task changes nothing: a worker may have died after its result was
     /// committed and before it said that it has no task.
     fn settle(&mut self, id: JobId, index: u64, reply: Reply) -> Todo {
-        let Some(job) = self.job(id) else { return Todo::NOTHING };
+        let Some(job) = self.job(id) else {
+            return Todo::NOTHING;
+        };
         if index >= job.submitted || !job.marks.mark(index) {
             return Todo::NOTHING;
         }
@@ -356,7 +391,9 @@ impl Book {
 
     /// Something has happened to a job: tells who waits for it.
     fn look_after(&mut self, id: JobId, sealed_now: bool) -> Todo {
-        let Some(job) = self.job(id) else { return Todo::NOTHING };
+        let Some(job) = self.job(id) else {
+            return Todo::NOTHING;
+        };
         let complete = job.is_complete();
         let abandoned = job.abandoned;
         let announced_now = complete && job.announce && !job.announced;
@@ -381,7 +418,11 @@ impl Book {
 
     /// Wakes the followers concerned; true if the leader is concerned too.
     fn tell(&mut self, concerned: impl Fn(Interest) -> bool) -> bool {
-        for follower in self.followers.iter().filter(|follower| concerned(follower.interest)) {
+        for follower in self
+            .followers
+            .iter()
+            .filter(|follower| concerned(follower.interest))
+        {
             wake(&follower.told);
         }
         self.leader.is_some_and(concerned)
@@ -390,7 +431,9 @@ impl Book {
     /// The next reply to give out. `drained`: the result queue was empty after the state was read.
     pub(crate) fn next(&mut self, id: JobId, drained: bool) -> Option<Option<(u64, Reply)>> {
         let end = self.end.as_ref().filter(|_| drained).map(End::reply);
-        let Some(job) = self.job(id) else { return Some(None) };
+        let Some(job) = self.job(id) else {
+            return Some(None);
+        };
         if let Some(reply) = job.replies.pop_front() {
             return Some(Some(reply));
         }
@@ -418,12 +461,19 @@ impl Book {
     /// Whether at most `count` tasks are without reply (true), or no reply will come (false).
     pub(crate) fn has_at_most(&mut self, id: JobId, count: u64) -> Option<bool> {
         let ended = self.end.is_some();
-        let few = self.job(id).is_none_or(|job| job.submitted - job.replied <= count);
-        if few { Some(!ended) } else { ended.then_some(false) }
+        let few = self
+            .job(id)
+            .is_none_or(|job| job.submitted - job.replied <= count);
+        if few {
+            Some(!ended)
+        } else {
+            ended.then_some(false)
+        }
     }
 
     pub(crate) fn counts(&mut self, id: JobId) -> (u64, u64) {
-        self.job(id).map_or((0, 0), |job| (job.submitted, job.submitted - job.replied))
+        self.job(id)
+            .map_or((0, 0), |job| (job.submitted, job.submitted - job.replied))
     }
 
     /// The next job to announce; `Some(None)` when there will be none any more.
@@ -436,7 +486,10 @@ impl Book {
         match &self.end {
             // Whoever was to be told of a job's end is told of the break instead.
             Some(End::Broken(_)) if drained && self.to_announce > 0 => {
-                let place = self.jobs.iter().position(|job| job.used && job.announce && !job.announced)?;
+                let place = self
+                    .jobs
+                    .iter()
+                    .position(|job| job.used && job.announce && !job.announced)?;
                 let job = &mut self.jobs[place];
                 job.announced = true;
                 self.to_announce -= 1;
@@ -454,7 +507,10 @@ impl Book {
         }
         self.closing = true;
         let nudge = self.tell(|interest| interest == Interest::Announcement);
-        Todo { nudge, close_tasks: self.open == 0 }
+        Todo {
+            nudge,
+            close_tasks: self.open == 0,
+        }
     }
 
     /// No further reply will come. `None` if that was so already.
@@ -468,13 +524,19 @@ impl Book {
             let id = JobId::new(place, self.jobs[place].generation);
             self.free_if_over(id);
         }
-        Some(Todo { nudge, close_tasks: true })
+        Some(Todo {
+            nudge,
+            close_tasks: true,
+        })
     }
 
     /// All workers are gone.
     pub(crate) fn finish(&mut self) -> Todo {
         self.finished = true;
-        Todo { nudge: self.tell(|_| true), close_tasks: true }
+        Todo {
+            nudge: self.tell(|_| true),
+            close_tasks: true,
+        }
     }
 
     pub(crate) fn take_start_failure(&mut self) -> Option<Answer> {
@@ -482,11 +544,15 @@ impl Book {
     }
 
     pub(crate) fn follow(&mut self, interest: Interest, told: &Arc<std::sync::atomic::AtomicU32>) {
-        self.followers.push(Follower { interest, told: Arc::clone(told) });
+        self.followers.push(Follower {
+            interest,
+            told: Arc::clone(told),
+        });
     }
 
     pub(crate) fn unfollow(&mut self, told: &Arc<std::sync::atomic::AtomicU32>) {
-        self.followers.retain(|follower| !Arc::ptr_eq(&follower.told, told));
+        self.followers
+            .retain(|follower| !Arc::ptr_eq(&follower.told, told));
     }
 
     /// Says what the thread that collects waits for, while it waits.

@@ -48,19 +48,21 @@ use std::sync::Arc;
 use procession_shm::{Handle, WaitError};
 
 pub use answer::{Answer, Loss, Reply};
-pub use error::{AttachError, Breakage, JoinError, LaunchError, NotRunning, StartError, SubmitError, Why};
+pub use error::{
+    AttachError, Breakage, JoinError, LaunchError, NotRunning, StartError, SubmitError, Why,
+};
 pub use jobs::State;
 pub use procession_shm::pool_state::Phase;
 pub use wire::HEADER;
 pub use worker::{Task, Worker};
 
+use crate::exit_status::ExitStatus;
 use crate::family::Seat;
 use crate::message::Outgoing;
 use crate::pool::desk::Desk;
 use crate::pool::jobs::{Book, End, Interest, JobId};
 use crate::pool::shared::Shared;
 use crate::pool::supervisor::{Bell, Supervisor};
-use crate::exit_status::ExitStatus;
 use crate::queue::Queue;
 use crate::{MakeError, Patience};
 
@@ -121,11 +123,21 @@ pub struct Submission<'a> {
 impl<'a> Submission<'a> {
     /// Plain bytes, behind [`HEADER`] bytes that the engine fills in.
     pub fn bytes(bytes: &'a mut [u8]) -> Submission<'a> {
-        Submission { tag: 0, bytes, buffers: &[], handles: &[] }
+        Submission {
+            tag: 0,
+            bytes,
+            buffers: &[],
+            handles: &[],
+        }
     }
 
     fn outgoing(&self) -> Outgoing<'_> {
-        Outgoing { tag: self.tag, bytes: self.bytes, buffers: self.buffers, handles: self.handles }
+        Outgoing {
+            tag: self.tag,
+            bytes: self.bytes,
+            buffers: self.buffers,
+            handles: self.handles,
+        }
     }
 }
 
@@ -162,14 +174,27 @@ impl Prepared {
     ///
     /// # Errors
     /// When the supervisor can't be started; the workers are the caller's to end.
-    pub fn supervise(self, workers: Vec<Launched>, launcher: Arc<dyn Launcher>) -> Result<Pool, StartError> {
+    pub fn supervise(
+        self,
+        workers: Vec<Launched>,
+        launcher: Arc<dyn Launcher>,
+    ) -> Result<Pool, StartError> {
         let Prepared { desk, shared } = self;
         let (supervisor, bell) =
-            Supervisor::new(Arc::clone(&desk), shared.clone(), launcher, workers).map_err(StartError::System)?;
+            Supervisor::new(Arc::clone(&desk), shared.clone(), launcher, workers)
+                .map_err(StartError::System)?;
         // Its stack serves a whole child after a fork from this thread.
-        let thread = std::thread::Builder::new().name("procession-pool".into()).stack_size(16 << 20);
-        thread.spawn(move || supervisor.run()).map_err(StartError::System)?;
-        Ok(Pool { desk: Some(desk), shared, bell })
+        let thread = std::thread::Builder::new()
+            .name("procession-pool".into())
+            .stack_size(16 << 20);
+        thread
+            .spawn(move || supervisor.run())
+            .map_err(StartError::System)?;
+        Ok(Pool {
+            desk: Some(desk),
+            shared,
+            bell,
+        })
     }
 }
 
@@ -186,7 +211,9 @@ pub struct Pool {
 
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool").field("workers", &self.shared.slots().len()).finish_non_exhaustive()
+        f.debug_struct("Pool")
+            .field("workers", &self.shared.slots().len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -197,7 +224,9 @@ impl Pool {
     /// When there is no memory, or no pool can have so many workers.
     pub fn prepare(options: Options) -> Result<Prepared, StartError> {
         if !(1..=MAX_WORKERS).contains(&options.workers) {
-            return Err(StartError::Count { asked: options.workers });
+            return Err(StartError::Count {
+                asked: options.workers,
+            });
         }
         let error = |error| match error {
             MakeError::Family(error) => StartError::Family(error),
@@ -207,11 +236,15 @@ impl Pool {
         let tasks = Queue::new(None).map_err(error)?;
         let results = Queue::new(None).map_err(error)?;
         let max_tasks = options.max_tasks_per_worker.map_or(0, NonZeroU64::get);
-        let shared = Shared::new(options.workers, tasks.handle(), results.handle(), max_tasks).map_err(error)?;
+        let shared = Shared::new(options.workers, tasks.handle(), results.handle(), max_tasks)
+            .map_err(error)?;
         for slot in shared.slots() {
             slot.prepare();
         }
-        Ok(Prepared { desk: Arc::new(Desk::new(tasks, results)), shared })
+        Ok(Prepared {
+            desk: Arc::new(Desk::new(tasks, results)),
+            shared,
+        })
     }
 
     /// Sets a pool up and starts all its workers, in this thread.
@@ -231,9 +264,21 @@ impl Pool {
             }
         }
         // Should the supervisor not start, these end the workers.
-        let spare = workers.iter().map(|worker| (worker.pid, worker.pidfd.try_clone(), worker.seat));
-        let spare: Vec<_> = spare.filter_map(|(pid, pidfd, seat)| Some(Launched { pid, pidfd: pidfd.ok()?, seat })).collect();
-        prepared.supervise(workers, Arc::clone(&launcher)).inspect_err(|_| end_at_once(spare, launcher.as_ref()))
+        let spare = workers
+            .iter()
+            .map(|worker| (worker.pid, worker.pidfd.try_clone(), worker.seat));
+        let spare: Vec<_> = spare
+            .filter_map(|(pid, pidfd, seat)| {
+                Some(Launched {
+                    pid,
+                    pidfd: pidfd.ok()?,
+                    seat,
+                })
+            })
+            .collect();
+        prepared
+            .supervise(workers, Arc::clone(&launcher))
+            .inspect_err(|_| end_at_once(spare, launcher.as_ref()))
     }
 
     fn desk(&self) -> &Arc<Desk> {
@@ -261,12 +306,16 @@ impl Pool {
     pub fn job(&self) -> Result<Job, NotRunning> {
         let desk = self.at_home().ok_or(NotRunning::Foreign)?;
         let id = desk.book().open()?;
-        Ok(Job { desk: Some(Arc::clone(desk)), id })
+        Ok(Job {
+            desk: Some(Arc::clone(desk)),
+            id,
+        })
     }
 
     /// What the pool is up to.
     pub fn state(&self) -> State {
-        self.at_home().map_or(State::Terminated, |desk| desk.book().state())
+        self.at_home()
+            .map_or(State::Terminated, |desk| desk.book().state())
     }
 
     /// Why it broke, if it did.
@@ -289,13 +338,15 @@ impl Pool {
 
     /// What each worker is doing.
     pub fn workers(&self) -> Vec<WorkerInfo> {
-        let infos = (0..).zip(self.shared.slots()).map(|(slot, worker)| WorkerInfo {
-            slot,
-            pid: worker.pid(),
-            phase: worker.phase(),
-            done: worker.done(),
-            task: worker.held().map(|held| (held.job, held.index)),
-        });
+        let infos = (0..)
+            .zip(self.shared.slots())
+            .map(|(slot, worker)| WorkerInfo {
+                slot,
+                pid: worker.pid(),
+                phase: worker.phase(),
+                done: worker.done(),
+                task: worker.held().map(|held| (held.job, held.index)),
+            });
         infos.collect()
     }
 
@@ -332,7 +383,10 @@ impl Pool {
         // A worker that ends may need the bell to be noticed: closing may have come to an end by a
         // job that was sealed meanwhile.
         self.bell.ring();
-        desk.wait(Interest::Finish, patience, |book, _| book.is_finished().then_some(())).map_err(JoinError::Wait)?;
+        desk.wait(Interest::Finish, patience, |book, _| {
+            book.is_finished().then_some(())
+        })
+        .map_err(JoinError::Wait)?;
         desk.collect();
         Ok(())
     }
@@ -352,7 +406,9 @@ impl Pool {
     /// # Errors
     /// When the wait ended first.
     pub fn next_announced(&self, patience: &mut Patience<'_>) -> Result<Option<u64>, WaitError> {
-        let Some(desk) = self.at_home() else { return Ok(None) };
+        let Some(desk) = self.at_home() else {
+            return Ok(None);
+        };
         let id = desk.wait(Interest::Announcement, patience, Book::next_announced)?;
         Ok(id.map(JobId::to_raw))
     }
@@ -373,7 +429,10 @@ fn end_at_once(workers: Vec<Launched>, launcher: &dyn Launcher) {
     for (slot, worker) in (0..).zip(workers) {
         // One that has ended by itself needs no signal.
         let _ = procession_sys::process::send_signal(std::os::fd::AsFd::as_fd(&worker.pidfd), 9);
-        let _ = procession_sys::poll::readable(std::os::fd::AsFd::as_fd(&worker.pidfd), Some(std::time::Duration::from_secs(1)));
+        let _ = procession_sys::poll::readable(
+            std::os::fd::AsFd::as_fd(&worker.pidfd),
+            Some(std::time::Duration::from_secs(1)),
+        );
         launcher.ended(slot, &worker, ExitStatus::Signal(9));
     }
 }
@@ -388,7 +447,9 @@ pub struct Job {
 
 impl fmt::Debug for Job {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Job").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Job")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -450,7 +511,10 @@ impl Job {
         if !self.desk().is_home() {
             return Ok(Some((0, Reply::Terminated)));
         }
-        self.desk().wait(Interest::Next(self.id), patience, |book, drained| book.next(self.id, drained))
+        self.desk()
+            .wait(Interest::Next(self.id), patience, |book, drained| {
+                book.next(self.id, drained)
+            })
     }
 
     /// Waits until the job is sealed and every reply is here. None is given out.
@@ -476,11 +540,18 @@ impl Job {
     ///
     /// # Errors
     /// When the wait ended first.
-    pub fn wait_outstanding(&self, count: u64, patience: &mut Patience<'_>) -> Result<bool, WaitError> {
+    pub fn wait_outstanding(
+        &self,
+        count: u64,
+        patience: &mut Patience<'_>,
+    ) -> Result<bool, WaitError> {
         if !self.desk().is_home() {
             return Ok(false);
         }
-        self.desk().wait(Interest::Next(self.id), patience, |book, _| book.has_at_most(self.id, count))
+        self.desk()
+            .wait(Interest::Next(self.id), patience, |book, _| {
+                book.has_at_most(self.id, count)
+            })
     }
 
     /// Whether the job is sealed and every reply is here. Takes in what is there, never waits.
@@ -490,7 +561,11 @@ impl Job {
 
     /// How many tasks were submitted, and how many of them have no reply yet.
     pub fn counts(&self) -> (u64, u64) {
-        if self.desk().is_home() { self.desk().book().counts(self.id) } else { (0, 0) }
+        if self.desk().is_home() {
+            self.desk().book().counts(self.id)
+        } else {
+            (0, 0)
+        }
     }
 }
 

@@ -13,8 +13,16 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(workers: u32, tasks: Handle, results: Handle, max_tasks: u64) -> Result<Shared, MakeError> {
-        let held: Held<PoolState> = Held::new(Kind::Pool, PoolState::size_for(workers) - size_of::<PoolState>())?;
+    pub(crate) fn new(
+        workers: u32,
+        tasks: Handle,
+        results: Handle,
+        max_tasks: u64,
+    ) -> Result<Shared, MakeError> {
+        let held: Held<PoolState> = Held::new(
+            Kind::Pool,
+            PoolState::size_for(workers) - size_of::<PoolState>(),
+        )?;
         held.get().set_up(tasks, results, workers, max_tasks);
         Shared::with_slots(held).map_err(MakeError::Gone)
     }
@@ -25,7 +33,12 @@ impl Shared {
 
     fn with_slots(held: Held<PoolState>) -> Result<Shared, Gone> {
         let count = held.get().workers() as usize;
-        let slots = held.family.arena().objects(held.handle(), Kind::Pool, size_of::<PoolState>(), count)?;
+        let slots = held.family.arena().objects(
+            held.handle(),
+            Kind::Pool,
+            size_of::<PoolState>(),
+            count,
+        )?;
         Ok(Shared { held, slots })
     }
 

@@ -24,6 +24,7 @@ use procession_sys::poll::{PollFd, PollFlags, poll};
 use procession_sys::process;
 
 use crate::Patience;
+use crate::exit_status::ExitStatus;
 use crate::family;
 use crate::message::Outgoing;
 use crate::pool::answer::{Answer, Loss};
@@ -32,7 +33,6 @@ use crate::pool::error::{Breakage, Why};
 use crate::pool::jobs::{Book, End, Interest, State};
 use crate::pool::shared::Shared;
 use crate::pool::{Launched, Launcher};
-use crate::exit_status::ExitStatus;
 use crate::process::CHECKED_IN;
 use crate::queue::PutError;
 
@@ -99,8 +99,17 @@ impl Supervisor {
     ) -> io::Result<(Supervisor, Bell)> {
         let (reader, writer) = io::pipe()?;
         let rung = Arc::new(AtomicBool::new(false));
-        let bell = Bell { writer, rung: Arc::clone(&rung) };
-        let posts = workers.into_iter().map(|worker| Post { worker: Some(worker), due: None }).collect();
+        let bell = Bell {
+            writer,
+            rung: Arc::clone(&rung),
+        };
+        let posts = workers
+            .into_iter()
+            .map(|worker| Post {
+                worker: Some(worker),
+                due: None,
+            })
+            .collect();
         let supervisor = Supervisor {
             desk,
             shared,
@@ -158,12 +167,20 @@ impl Supervisor {
     fn sleep(&mut self) {
         let due = self.posts.iter().filter_map(|post| post.due);
         let retry = (!self.untold.is_empty()).then(|| Instant::now() + RETRY);
-        let until = due.chain(retry).chain(self.kill_at.filter(|_| !self.killed)).min();
+        let until = due
+            .chain(retry)
+            .chain(self.kill_at.filter(|_| !self.killed))
+            .min();
         let timeout = until.map(|until| until.saturating_duration_since(Instant::now()));
         let bell = std::iter::once(self.reader.as_fd());
-        let workers = self.posts.iter().filter_map(|post| Some(post.worker.as_ref()?.pidfd.as_fd()));
-        let mut entries: Vec<PollFd<'_>> =
-            bell.chain(workers).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        let workers = self
+            .posts
+            .iter()
+            .filter_map(|post| Some(post.worker.as_ref()?.pidfd.as_fd()));
+        let mut entries: Vec<PollFd<'_>> = bell
+            .chain(workers)
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+            .collect();
         if poll(&mut entries, timeout).is_err() {
             // No memory for the call: not at once again.
             std::thread::sleep(RETRY);
@@ -178,9 +195,15 @@ impl Supervisor {
 
     /// If the worker has ended, settles what it leaves behind.
     fn look_at(&mut self, slot: usize) {
-        let Some(worker) = &self.posts[slot].worker else { return };
-        let Some(status) = has_ended(worker) else { return };
-        let Some(worker) = self.posts[slot].worker.take() else { return };
+        let Some(worker) = &self.posts[slot].worker else {
+            return;
+        };
+        let Some(status) = has_ended(worker) else {
+            return;
+        };
+        let Some(worker) = self.posts[slot].worker.take() else {
+            return;
+        };
         // Slots are numbered by u32: they were counted by one.
         let number = slot as u32;
         let place = self.shared.slot(slot);
@@ -188,7 +211,15 @@ impl Supervisor {
         let lost = self.lost_task(slot);
         place.vacate();
         if let Some((job, index)) = lost {
-            self.untold.push((job, index, Loss { pid: worker.pid, slot: number, status }));
+            self.untold.push((
+                job,
+                index,
+                Loss {
+                    pid: worker.pid,
+                    slot: number,
+                    status,
+                },
+            ));
         }
         self.launcher.ended(number, &worker, status);
         self.note_start(phase, status);
@@ -205,8 +236,15 @@ impl Supervisor {
         if past == 0 || past > u32::MAX / 2 {
             return None;
         }
-        let others = self.shared.slots().iter().enumerate().filter(|(other, _)| *other != slot);
-        let elsewhere = others.filter_map(|(_, other)| other.held()).any(|other| other.item == held.item);
+        let others = self
+            .shared
+            .slots()
+            .iter()
+            .enumerate()
+            .filter(|(other, _)| *other != slot);
+        let elsewhere = others
+            .filter_map(|(_, other)| other.held())
+            .any(|other| other.item == held.item);
         (!elsewhere).then_some((held.job, held.index))
     }
 
@@ -224,8 +262,18 @@ impl Supervisor {
         self.early_deaths += 1;
         let limit = (self.posts.len() as u32).clamp(3, 16);
         if self.early_deaths >= limit {
-            let answer = if phase == Phase::Failed { self.start_failure() } else { None };
-            self.break_pool(Why::DiedAtStart { times: self.early_deaths, status }, answer);
+            let answer = if phase == Phase::Failed {
+                self.start_failure()
+            } else {
+                None
+            };
+            self.break_pool(
+                Why::DiedAtStart {
+                    times: self.early_deaths,
+                    status,
+                },
+                answer,
+            );
         }
     }
 
@@ -233,11 +281,16 @@ impl Supervisor {
     fn start_failure(&self) -> Option<Answer> {
         let mut patience = Patience::timeout(STATUS);
         let look = |book: &mut Book, _| book.take_start_failure();
-        self.desk.wait(Interest::StartFailure, &mut patience, look).ok()
+        self.desk
+            .wait(Interest::StartFailure, &mut patience, look)
+            .ok()
     }
 
     fn break_pool(&self, why: Why, answer: Option<Answer>) {
-        let todo = self.desk.book().end_with(End::Broken(Arc::new(Breakage { why, answer })));
+        let todo = self
+            .desk
+            .book()
+            .end_with(End::Broken(Arc::new(Breakage { why, answer })));
         if let Some(todo) = todo {
             self.desk.act(todo);
         }
@@ -268,7 +321,10 @@ impl Supervisor {
             return;
         }
         for slot in 0..self.posts.len() {
-            if self.posts[slot].due.is_some_and(|due| due <= Instant::now()) {
+            if self.posts[slot]
+                .due
+                .is_some_and(|due| due <= Instant::now())
+            {
                 self.start(slot);
             }
         }
@@ -278,7 +334,10 @@ impl Supervisor {
         self.shared.slot(slot).prepare();
         match self.launcher.launch(self.shared.handle(), slot as u32) {
             Ok(worker) => {
-                self.posts[slot] = Post { worker: Some(worker), due: None };
+                self.posts[slot] = Post {
+                    worker: Some(worker),
+                    due: None,
+                };
                 self.starved_since = None;
             }
             Err(error) => {

@@ -43,7 +43,11 @@ impl Header {
             2 => Notice::StartFailed,
             _ => Notice::Nudge,
         };
-        Some(Header { notice, job: first & JOB, index: u64::from_le_bytes(*second) })
+        Some(Header {
+            notice,
+            job: first & JOB,
+            index: u64::from_le_bytes(*second),
+        })
     }
 
     /// # Panics
@@ -66,8 +70,17 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        for notice in [Notice::Result, Notice::Lost, Notice::StartFailed, Notice::Nudge] {
-            let header = Header { notice, job: 0x2abc_def0_1234_5678, index: u64::MAX - 3 };
+        for notice in [
+            Notice::Result,
+            Notice::Lost,
+            Notice::StartFailed,
+            Notice::Nudge,
+        ] {
+            let header = Header {
+                notice,
+                job: 0x2abc_def0_1234_5678,
+                index: u64::MAX - 3,
+            };
             let mut bytes = [0; HEADER + 2];
             header.write(&mut bytes);
             assert_eq!(Header::read(&bytes), Some(header));

@@ -43,12 +43,18 @@ impl Task {
 
     /// Its bytes, without the engine's header.
     pub fn payload(&self) -> &[u8] {
-        self.message.as_ref().and_then(|message| message.bytes.get(HEADER..)).unwrap_or_default()
+        self.message
+            .as_ref()
+            .and_then(|message| message.bytes.get(HEADER..))
+            .unwrap_or_default()
     }
 
     /// Its large buffers, once.
     pub fn take_buffers(&mut self) -> Vec<Block> {
-        self.message.as_mut().map(|message| std::mem::take(&mut message.buffers)).unwrap_or_default()
+        self.message
+            .as_mut()
+            .map(|message| std::mem::take(&mut message.buffers))
+            .unwrap_or_default()
     }
 
     /// The whole message, header included, once.
@@ -81,7 +87,14 @@ impl Worker {
         let tasks = Queue::from_handle(shared.head().tasks()).map_err(gone)?;
         let results = Queue::from_handle(shared.head().results()).map_err(gone)?;
         place.set_pid(std::process::id());
-        Ok(Worker { slot: place, tasks, results, max_tasks: shared.head().max_tasks(), taken: 0, shared })
+        Ok(Worker {
+            slot: place,
+            tasks,
+            results,
+            max_tasks: shared.head().max_tasks(),
+            taken: 0,
+            shared,
+        })
     }
 
     /// The worker is through with its own set-up. Workers that end before this, again and again,
@@ -94,9 +107,18 @@ impl Worker {
     /// The worker's set-up failed: why, for whoever is told that the pool is broken. The process is
     /// to end now.
     pub fn start_failed(self, cause: Submission<'_>) {
-        Header { notice: Notice::StartFailed, job: 0, index: 0 }.write(cause.bytes);
+        Header {
+            notice: Notice::StartFailed,
+            job: 0,
+            index: 0,
+        }
+        .write(cause.bytes);
         // Without memory the pool breaks without a cause.
-        if self.results.put(&cause.outgoing(), &mut Patience::forever()).is_ok() {
+        if self
+            .results
+            .put(&cause.outgoing(), &mut Patience::forever())
+            .is_ok()
+        {
             self.slot.set_phase(Phase::Failed);
         }
     }
@@ -113,7 +135,11 @@ impl Worker {
             let got = self.tasks.get_with(patience, &mut |number, _, first| {
                 header = Header::read(first);
                 if let Some(header) = header {
-                    slot.take(Held { item: number.into(), job: header.job, index: header.index });
+                    slot.take(Held {
+                        item: number.into(),
+                        job: header.job,
+                        index: header.index,
+                    });
                 }
             });
             let message = match got {
@@ -129,7 +155,12 @@ impl Worker {
             let Some(header) = header else { continue };
             self.taken += 1;
             let damaged = message.is_none();
-            return Ok(Some(Task { job: header.job, index: header.index, message, damaged }));
+            return Ok(Some(Task {
+                job: header.job,
+                index: header.index,
+                message,
+                damaged,
+            }));
         }
         slot.set_phase(Phase::Leaving);
         Ok(None)
@@ -141,9 +172,17 @@ impl Worker {
     /// # Errors
     /// When there is no memory for it. The task is still in hand: finish it with something small.
     pub fn finish(&mut self, task: &Task, result: Submission<'_>) -> Result<(), AllocError> {
-        Header { notice: Notice::Result, job: task.job, index: task.index }.write(result.bytes);
+        Header {
+            notice: Notice::Result,
+            job: task.job,
+            index: task.index,
+        }
+        .write(result.bytes);
         // Any other error means that the pool is gone, and nobody waits for the result.
-        if let Err(PutError::Memory(error)) = self.results.put(&result.outgoing(), &mut Patience::forever()) {
+        if let Err(PutError::Memory(error)) = self
+            .results
+            .put(&result.outgoing(), &mut Patience::forever())
+        {
             return Err(error);
         }
         self.slot.settle();

@@ -34,12 +34,23 @@ impl Barrier {
     #[new]
     #[pyo3(signature = (*_args, **_kwargs))]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Barrier {
-        Barrier { inner: Inner::new(), leading: Mutex::new(None) }
+        Barrier {
+            inner: Inner::new(),
+            leading: Mutex::new(None),
+        }
     }
 
     fn __init__(&self, py: Python<'_>, parties: i128) -> PyResult<()> {
-        let wrong = || PyValueError::new_err(format!("a barrier can't be for {parties} parties: it takes at least 1, and less than 2**24"));
-        let parties = u32::try_from(parties).ok().filter(|&parties| parties < 1 << 24).and_then(NonZeroU32::new).ok_or_else(wrong)?;
+        let wrong = || {
+            PyValueError::new_err(format!(
+                "a barrier can't be for {parties} parties: it takes at least 1, and less than 2**24"
+            ))
+        };
+        let parties = u32::try_from(parties)
+            .ok()
+            .filter(|&parties| parties < 1 << 24)
+            .and_then(NonZeroU32::new)
+            .ok_or_else(wrong)?;
         self.inner.make(|| RawBarrier::new(parties).or_raise(py))
     }
 
@@ -48,7 +59,8 @@ impl Barrier {
     #[pyo3(signature = (timeout=Timeout::FOREVER), text_signature = "($self, timeout=None)")]
     fn begin(&self, py: Python<'_>, timeout: Timeout) -> PyResult<(u32, bool)> {
         let barrier = self.raw()?;
-        let arrival = wait::blocking(py, timeout, |patience| barrier.arrive(patience))?.or_raise(py)?;
+        let arrival =
+            wait::blocking(py, timeout, |patience| barrier.arrive(patience))?.or_raise(py)?;
         if arrival.leader {
             *self.leading.lock().unwrap_or_else(PoisonError::into_inner) = Some(arrival);
         }
@@ -59,9 +71,15 @@ impl Barrier {
     /// first to arrive. In one step, so that no signal's handler comes between the leader's arrival
     /// and the others' release.
     #[pyo3(signature = (timeout=Timeout::FOREVER, action=None), text_signature = "($self, timeout=None, action=None)")]
-    fn _pass(&self, py: Python<'_>, timeout: Timeout, action: Option<&Bound<'_, PyAny>>) -> PyResult<u32> {
+    fn _pass(
+        &self,
+        py: Python<'_>,
+        timeout: Timeout,
+        action: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<u32> {
         let barrier = self.raw()?;
-        let arrival = wait::blocking(py, timeout, |patience| barrier.arrive(patience))?.or_raise(py)?;
+        let arrival =
+            wait::blocking(py, timeout, |patience| barrier.arrive(patience))?.or_raise(py)?;
         if arrival.leader {
             if let Some(action) = action
                 && let Err(error) = action.call0()
@@ -76,8 +94,14 @@ impl Barrier {
 
     /// The leader lets the others through.
     fn finish(&self, py: Python<'_>) -> PyResult<()> {
-        let arrival = self.leading.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let arrival = arrival.ok_or_else(|| PyRuntimeError::new_err("finish() is for the leader of the barrier, after begin()"))?;
+        let arrival = self
+            .leading
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let arrival = arrival.ok_or_else(|| {
+            PyRuntimeError::new_err("finish() is for the leader of the barrier, after begin()")
+        })?;
         self.raw()?.finish(&arrival).or_raise(py)
     }
 

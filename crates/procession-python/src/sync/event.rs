@@ -52,7 +52,9 @@ impl Event {
     #[pyo3(signature = (timeout=Timeout::FOREVER), text_signature = "($self, timeout=None)")]
     fn wait(&self, py: Python<'_>, timeout: Timeout) -> PyResult<bool> {
         let event = self.raw()?;
-        if event.is_set() || (!timeout.is_zero() && wait::spin(|| event.is_set().then_some(())).is_some()) {
+        if event.is_set()
+            || (!timeout.is_zero() && wait::spin(|| event.is_set().then_some(())).is_some())
+        {
             return Ok(true);
         }
         if timeout.is_zero() {

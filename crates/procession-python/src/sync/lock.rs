@@ -36,7 +36,13 @@ impl Lock {
     }
 
     #[cold]
-    fn take_slowly(&self, py: Python<'_>, lock: &RawLock, timeout: Timeout, held: Held) -> PyResult<bool> {
+    fn take_slowly(
+        &self,
+        py: Python<'_>,
+        lock: &RawLock,
+        timeout: Timeout,
+        held: Held,
+    ) -> PyResult<bool> {
         let quick = lock.acquire(&mut Timeout::ZERO.patience());
         let acquired = match quick {
             Err(WaitError::TimedOut) if !timeout.is_zero() => {
@@ -44,13 +50,19 @@ impl Lock {
                     return Ok(true);
                 }
                 // What is raised meanwhile must not leave it locked: not acquired then.
-                wait::blocking_or_undo(py, timeout, |patience| lock.acquire(patience), |_| undo(lock))?
+                wait::blocking_or_undo(
+                    py,
+                    timeout,
+                    |patience| lock.acquire(patience),
+                    |_| undo(lock),
+                )?
             }
             quick => quick,
         };
         match acquired {
             Ok(acquired) => {
-                self.on_owner_death.report(py, acquired, held, || undo(lock))?;
+                self.on_owner_death
+                    .report(py, acquired, held, || undo(lock))?;
                 Ok(true)
             }
             Err(WaitError::TimedOut | WaitError::Interrupted) => Ok(false),
@@ -66,7 +78,8 @@ impl Lock {
         loop {
             match wait::blocking(py, Timeout::FOREVER, |patience| lock.acquire(patience)) {
                 Ok(Ok(acquired)) => {
-                    self.on_owner_death.report(py, acquired, Held::Always, || ())?;
+                    self.on_owner_death
+                        .report(py, acquired, Held::Always, || ())?;
                     return raised.map_or(Ok(()), Err);
                 }
                 Ok(Err(WaitError::TimedOut | WaitError::Interrupted)) => {}
@@ -88,7 +101,10 @@ impl Lock {
     #[new]
     #[pyo3(signature = (*_args, **_kwargs))]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Lock {
-        Lock { inner: Inner::new(), on_owner_death: OnOwnerDeath::new() }
+        Lock {
+            inner: Inner::new(),
+            on_owner_death: OnOwnerDeath::new(),
+        }
     }
 
     #[pyo3(signature = (*, on_owner_death="warn"))]
@@ -115,7 +131,10 @@ impl Lock {
 
     /// Who holds it: process id, thread id (`threading.get_native_id()`), process name. None if nobody.
     fn owner(&self) -> PyResult<Option<(u32, u32, String)>> {
-        Ok(self.raw()?.owner().map(|owner| (owner.pid, owner.thread, owner.name)))
+        Ok(self
+            .raw()?
+            .owner()
+            .map(|owner| (owner.pid, owner.thread, owner.name)))
     }
 
     /// How many sleep waiting for it, about.
@@ -152,7 +171,10 @@ impl Lock {
 
     /// Whether the calling thread acquired it.
     fn _is_owned(&self) -> PyResult<bool> {
-        let thread = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
+        let thread = rustix::thread::gettid()
+            .as_raw_nonzero()
+            .get()
+            .unsigned_abs();
         let owner = self.raw()?.owner();
         Ok(owner.is_some_and(|owner| owner.thread == thread && owner.pid == std::process::id()))
     }
@@ -168,7 +190,11 @@ impl Lock {
 
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Reduced<'py>> {
         let this = slf.get();
-        reduce(slf.as_any(), this.raw()?.handle(), this.on_owner_death.number())
+        reduce(
+            slf.as_any(),
+            this.raw()?.handle(),
+            this.on_owner_death.number(),
+        )
     }
 
     fn _adopt(&self, py: Python<'_>, handle: HandleBytes, own: u8) -> PyResult<()> {

@@ -38,7 +38,8 @@ impl OnOwnerDeath {
             "raise" => RAISE,
             "ignore" => IGNORE,
             _ => {
-                let message = format!("on_owner_death must be 'warn', 'raise' or 'ignore', not {name:?}");
+                let message =
+                    format!("on_owner_death must be 'warn', 'raise' or 'ignore', not {name:?}");
                 return Err(PyValueError::new_err(message));
             }
         };
@@ -68,7 +69,13 @@ impl OnOwnerDeath {
     /// `OwnerDiedError` if that was asked for, or the warning if warnings are errors. See [`Held`]
     /// for whether the lock is held then.
     #[inline]
-    pub(crate) fn report(&self, py: Python<'_>, acquired: Acquired, held: Held, release: impl FnOnce()) -> PyResult<()> {
+    pub(crate) fn report(
+        &self,
+        py: Python<'_>,
+        acquired: Acquired,
+        held: Held,
+        release: impl FnOnce(),
+    ) -> PyResult<()> {
         match acquired {
             Acquired::Clean => Ok(()),
             died @ Acquired::OwnerDied { .. } => self.report_death(py, &died, held, release),
@@ -76,21 +83,33 @@ impl OnOwnerDeath {
     }
 
     #[cold]
-    fn report_death(&self, py: Python<'_>, died: &Acquired, held: Held, release: impl FnOnce()) -> PyResult<()> {
+    fn report_death(
+        &self,
+        py: Python<'_>,
+        died: &Acquired,
+        held: Held,
+        release: impl FnOnce(),
+    ) -> PyResult<()> {
         let policy = self.number();
         if policy == IGNORE {
             return Ok(());
         }
         let who = match died {
-            Acquired::OwnerDied { info: Some(info), .. } => format!("process {} ({:?})", info.pid, info.name),
+            Acquired::OwnerDied {
+                info: Some(info), ..
+            } => format!("process {} ({:?})", info.pid, info.name),
             _ => String::from("a process"),
         };
-        let message = format!("the last owner of this lock, {who}, ended without releasing it: what the lock protects may be half changed");
+        let message = format!(
+            "the last owner of this lock, {who}, ended without releasing it: what the lock protects may be half changed"
+        );
         let error = if policy == RAISE {
             error::owner_died(py, message)
         } else {
             let text = CString::new(message).unwrap_or_default();
-            match error::owner_died_warning(py).and_then(|category| PyErr::warn(py, &category, &text, 1)) {
+            match error::owner_died_warning(py)
+                .and_then(|category| PyErr::warn(py, &category, &text, 1))
+            {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             }

@@ -36,7 +36,8 @@ impl RLock {
         };
         match acquired {
             Ok(acquired) => {
-                self.on_owner_death.report(py, acquired, held, || undo(lock))?;
+                self.on_owner_death
+                    .report(py, acquired, held, || undo(lock))?;
                 Ok(true)
             }
             Err(WaitError::TimedOut | WaitError::Interrupted) => Ok(false),
@@ -44,11 +45,20 @@ impl RLock {
     }
 
     #[cold]
-    fn take_slowly(py: Python<'_>, lock: &RawRLock, timeout: Timeout) -> PyResult<Result<procession_engine::Acquired, WaitError>> {
+    fn take_slowly(
+        py: Python<'_>,
+        lock: &RawRLock,
+        timeout: Timeout,
+    ) -> PyResult<Result<procession_engine::Acquired, WaitError>> {
         if let Some(acquired) = wait::spin(|| lock.acquire(&mut Timeout::ZERO.patience()).ok()) {
             return Ok(Ok(acquired));
         }
-        wait::blocking_or_undo(py, timeout, |patience| lock.acquire(patience), |_| undo(lock))
+        wait::blocking_or_undo(
+            py,
+            timeout,
+            |patience| lock.acquire(patience),
+            |_| undo(lock),
+        )
     }
 }
 
@@ -63,9 +73,12 @@ impl RLock {
         let lock = self.raw()?;
         let mut raised = None;
         loop {
-            match wait::blocking(py, Timeout::FOREVER, |patience| lock.acquire_times(times, patience)) {
+            match wait::blocking(py, Timeout::FOREVER, |patience| {
+                lock.acquire_times(times, patience)
+            }) {
                 Ok(Ok(acquired)) => {
-                    self.on_owner_death.report(py, acquired, Held::Always, || ())?;
+                    self.on_owner_death
+                        .report(py, acquired, Held::Always, || ())?;
                     return raised.map_or(Ok(()), Err);
                 }
                 Ok(Err(WaitError::TimedOut | WaitError::Interrupted)) => {}
@@ -87,7 +100,10 @@ impl RLock {
     #[new]
     #[pyo3(signature = (*_args, **_kwargs))]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> RLock {
-        RLock { inner: Inner::new(), on_owner_death: OnOwnerDeath::new() }
+        RLock {
+            inner: Inner::new(),
+            on_owner_death: OnOwnerDeath::new(),
+        }
     }
 
     #[pyo3(signature = (*, on_owner_death="warn"))]
@@ -115,7 +131,10 @@ impl RLock {
 
     /// Who holds it: process id, thread id (`threading.get_native_id()`), process name. None if nobody.
     fn owner(&self) -> PyResult<Option<(u32, u32, String)>> {
-        Ok(self.raw()?.owner().map(|owner| (owner.pid, owner.thread, owner.name)))
+        Ok(self
+            .raw()?
+            .owner()
+            .map(|owner| (owner.pid, owner.thread, owner.name)))
     }
 
     /// How many sleep waiting for it, about.
@@ -171,7 +190,11 @@ impl RLock {
 
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Reduced<'py>> {
         let this = slf.get();
-        reduce(slf.as_any(), this.raw()?.handle(), this.on_owner_death.number())
+        reduce(
+            slf.as_any(),
+            this.raw()?.handle(),
+            this.on_owner_death.number(),
+        )
     }
 
     fn _adopt(&self, py: Python<'_>, handle: HandleBytes, own: u8) -> PyResult<()> {

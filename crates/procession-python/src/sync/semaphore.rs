@@ -17,14 +17,18 @@ fn checked_value(value: i128) -> PyResult<u32> {
         // Between 0 and 2^31: fits.
         return Ok(value as u32);
     }
-    Err(PyValueError::new_err(format!("a semaphore can't start at {value}: from 0 to {MAX_VALUE} it can")))
+    Err(PyValueError::new_err(format!(
+        "a semaphore can't start at {value}: from 0 to {MAX_VALUE} it can"
+    )))
 }
 
 fn checked_count(count: i128) -> PyResult<u32> {
     if (1..=MAX_VALUE).contains(&count) {
         return Ok(count as u32);
     }
-    Err(PyValueError::new_err(format!("a semaphore can't be released {count} times: n must be from 1 to {MAX_VALUE}")))
+    Err(PyValueError::new_err(format!(
+        "a semaphore can't be released {count} times: n must be from 1 to {MAX_VALUE}"
+    )))
 }
 
 /// Gives back what was acquired a moment ago.
@@ -36,7 +40,11 @@ fn undo(semaphore: &RawSemaphore) {
 #[inline]
 fn take(py: Python<'_>, semaphore: &RawSemaphore, timeout: Timeout) -> PyResult<bool> {
     let quick = semaphore.acquire(&mut Timeout::ZERO.patience());
-    let acquired = if quick == Err(WaitError::TimedOut) && !timeout.is_zero() { take_slowly(py, semaphore, timeout)? } else { quick };
+    let acquired = if quick == Err(WaitError::TimedOut) && !timeout.is_zero() {
+        take_slowly(py, semaphore, timeout)?
+    } else {
+        quick
+    };
     match acquired {
         Ok(()) => Ok(true),
         Err(WaitError::TimedOut | WaitError::Interrupted) => Ok(false),
@@ -44,11 +52,20 @@ fn take(py: Python<'_>, semaphore: &RawSemaphore, timeout: Timeout) -> PyResult<
 }
 
 #[cold]
-fn take_slowly(py: Python<'_>, semaphore: &RawSemaphore, timeout: Timeout) -> PyResult<Result<(), WaitError>> {
+fn take_slowly(
+    py: Python<'_>,
+    semaphore: &RawSemaphore,
+    timeout: Timeout,
+) -> PyResult<Result<(), WaitError>> {
     if wait::spin(|| semaphore.acquire(&mut Timeout::ZERO.patience()).ok()).is_some() {
         return Ok(Ok(()));
     }
-    wait::blocking_or_undo(py, timeout, |patience| semaphore.acquire(patience), |()| undo(semaphore))
+    wait::blocking_or_undo(
+        py,
+        timeout,
+        |patience| semaphore.acquire(patience),
+        |()| undo(semaphore),
+    )
 }
 
 macro_rules! semaphore_class {

@@ -41,7 +41,9 @@ impl WaitQueue {
     #[pyo3(signature = (ticket, timeout=Timeout::FOREVER), text_signature = "($self, ticket, timeout=None)")]
     fn wait(&self, py: Python<'_>, ticket: u32, timeout: Timeout) -> PyResult<bool> {
         let queue = self.raw()?;
-        match wait::blocking(py, timeout, |patience| queue.wait(Ticket::from_raw(ticket), patience))? {
+        match wait::blocking(py, timeout, |patience| {
+            queue.wait(Ticket::from_raw(ticket), patience)
+        })? {
             Ok(()) => Ok(true),
             Err(WaitError::TimedOut | WaitError::Interrupted) => Ok(false),
         }
@@ -51,7 +53,12 @@ impl WaitQueue {
     /// raises. It must be held by the calling thread. In one step, so that no signal's handler comes
     /// in between and leaves a place in the queue that nobody waits at.
     #[pyo3(signature = (lock, timeout=Timeout::FOREVER), text_signature = "($self, lock, timeout=None)")]
-    fn _wait_releasing(&self, py: Python<'_>, lock: &Bound<'_, PyAny>, timeout: Timeout) -> PyResult<bool> {
+    fn _wait_releasing(
+        &self,
+        py: Python<'_>,
+        lock: &Bound<'_, PyAny>,
+        timeout: Timeout,
+    ) -> PyResult<bool> {
         let queue = self.raw()?;
         let wait = |ticket| wait::blocking(py, timeout, |patience| queue.wait(ticket, patience));
         let waited = if let Ok(lock) = lock.cast::<RLock>() {

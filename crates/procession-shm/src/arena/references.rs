@@ -111,6 +111,27 @@ impl Arena {
         }
     }
 
+    /// Clears the references of dead members to one object, without giving back the rest of what
+    /// they held: for who waits for the end of the last one that held it.
+    pub fn release_dead(&self, by: MemberId, handle: Handle) {
+        let Some((class, index)) = self.split(handle.slot) else {
+            return;
+        };
+        if generation_of(self.slot(class, index).word.load(Ordering::SeqCst)) != handle.generation {
+            return;
+        }
+        for plane in 0..self.members_in_use().div_ceil(PLANE) {
+            let bits = self.bits(plane, class, index);
+            let set = bits.load(Ordering::SeqCst);
+            for bit in (0..PLANE).filter(|bit| set >> bit & 1 != 0) {
+                self.while_dead(by, plane * PLANE + bit, || {
+                    bits.fetch_and(!(1 << bit), Ordering::SeqCst);
+                });
+            }
+        }
+        self.free_if_unreferenced(by, class, index);
+    }
+
     /// A message that mentions the object sets out. The caller holds a reference; false, and nothing
     /// is counted, if the object is gone all the same.
     pub fn set_out(&self, handle: Handle) -> bool {
@@ -364,10 +385,9 @@ impl Arena {
             FREEING if who_of(word) == Some(member) => {
                 self.take_over_freeing(by, class, index, word)
             }
-            // A block that the dead had put a claim on but no bit has nobody else to look at it.
-            LIVE if held || slot.claim.load(Ordering::Relaxed) != 0 => {
-                self.free_if_unreferenced(by, class, index)
-            }
+            // Also one without the bit: the dead may have cleared it and not looked any more, or have
+            // put a claim on it and nothing else.
+            LIVE => self.free_if_unreferenced(by, class, index),
             _ => {}
         }
     }

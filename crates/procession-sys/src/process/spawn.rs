@@ -208,7 +208,7 @@ mod tests {
         let (read, write) = socket::pipe().expect("pipe");
         let (_hidden, other) = socket::pipe().expect("pipe");
         let script = format!(
-            "pwd >&{0}; echo $MARK >&{0}; if [ -e /proc/self/fd/{1} ]; then echo leaked >&{0}; fi",
+            "exec > /proc/self/fd/{0}; pwd; echo $MARK; if [ -e /proc/self/fd/{1} ]; then echo leaked; fi",
             write.as_raw_fd(),
             other.as_raw_fd()
         );

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::time::Duration;
 
@@ -427,15 +428,18 @@ impl<T: Serialize + DeserializeOwned> DerefMut for LockGuard<'_, T> {
 
 impl<T: Serialize + DeserializeOwned> Drop for LockGuard<'_, T> {
     fn drop(&mut self) {
-        let pid = std::process::id();
         let flag = self.lock.state.flag;
         if std::thread::panicking() && !self.panicking {
-            flag.set(Cause::Panicked { pid });
+            flag.set(Cause::Panicked {
+                pid: std::process::id(),
+            });
         } else if self.changed {
-            // Before, should serialising panic.
-            flag.set(Cause::NotStored { pid });
-            if self.lock.store(&self.value).is_ok() {
-                flag.clear();
+            // `Serialize` is user code. A panic of it has been printed; the next holder is told.
+            let stored = catch_unwind(AssertUnwindSafe(|| self.lock.store(&self.value)));
+            if !matches!(stored, Ok(Ok(()))) {
+                flag.set(Cause::NotStored {
+                    pid: std::process::id(),
+                });
             }
         }
     }
