@@ -41,7 +41,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use procession_shm::{Handle, Role};
+use procession_shm::Role;
 use procession_sys::process as sys;
 
 use crate::family::{self, Seat};
@@ -169,22 +169,22 @@ pub fn launch(request: &LaunchRequest<'_>) -> Result<Child, LaunchError> {
     family::family().map_err(LaunchError::Family)?;
     let parcel = Parcel::store(request.payload).map_err(LaunchError::Payload)?;
     match request.method {
-        StartMethod::Spawn => spawn(request, parcel.handle()),
-        StartMethod::ForkServer => fork_by_server(request, parcel.handle()),
-        StartMethod::Fork => fork(request, parcel.handle()),
+        StartMethod::Spawn => spawn(request, &parcel),
+        StartMethod::ForkServer => fork_by_server(request, &parcel),
+        StartMethod::Fork => fork(request, parcel),
     }
 }
 
 /// Keeps a seat for the child, which holds the payload from then on.
-fn prepare(request: &LaunchRequest<'_>, parcel: Handle) -> Result<Ticket, LaunchError> {
+fn prepare(request: &LaunchRequest<'_>, parcel: &Parcel) -> Result<Ticket, LaunchError> {
     let seat = family::prepare_child(request.name, request.role).map_err(LaunchError::Family)?;
     if let Ok(family) = family::family() {
         // It is there: this process holds it too, until the launch is over.
-        let _ = family.arena().acquire(seat.member(), parcel);
+        let _ = family.arena().acquire(seat.member(), parcel.handle());
     }
     Ok(Ticket {
         seat,
-        parcel,
+        parcel: parcel.handle(),
         entry: request.entry,
         role: request.role,
         daemon: request.daemon,
@@ -193,7 +193,7 @@ fn prepare(request: &LaunchRequest<'_>, parcel: Handle) -> Result<Ticket, Launch
     })
 }
 
-fn spawn(request: &LaunchRequest<'_>, parcel: Handle) -> Result<Child, LaunchError> {
+fn spawn(request: &LaunchRequest<'_>, parcel: &Parcel) -> Result<Child, LaunchError> {
     let ticket = prepare(request, parcel)?;
     let seat = ticket.seat;
     let started = distinct(request.fds)
@@ -224,7 +224,7 @@ fn distinct(fds: &[BorrowedFd<'_>]) -> io::Result<(Vec<RawFd>, Vec<OwnedFd>)> {
     Ok((numbers, copies))
 }
 
-fn fork_by_server(request: &LaunchRequest<'_>, parcel: Handle) -> Result<Child, LaunchError> {
+fn fork_by_server(request: &LaunchRequest<'_>, parcel: &Parcel) -> Result<Child, LaunchError> {
     let mut again = true;
     loop {
         let ticket = prepare(request, parcel)?;
@@ -260,10 +260,12 @@ fn fork_by_server(request: &LaunchRequest<'_>, parcel: Handle) -> Result<Child, 
     }
 }
 
-fn fork(request: &LaunchRequest<'_>, parcel: Handle) -> Result<Child, LaunchError> {
+fn fork(request: &LaunchRequest<'_>, parcel: Parcel) -> Result<Child, LaunchError> {
     let fds = request.fds.iter().map(sys::duplicate);
     let fds = fds.collect::<io::Result<_>>().map_err(LaunchError::Start)?;
-    let ticket = prepare(request, parcel)?;
+    let ticket = prepare(request, &parcel)?;
+    // Or the child would inherit it, and keep it until its end.
+    drop(parcel);
     fork_into(
         ticket.seat,
         request.name,

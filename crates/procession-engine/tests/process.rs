@@ -41,6 +41,45 @@ fn exit_codes_and_signals_are_told_by_every_method() {
 }
 
 #[test]
+fn a_signal_sent_right_after_the_launch_is_not_lost() {
+    let _together = together();
+    for method in METHODS {
+        for _ in 0..20 {
+            let child = start(method, SLEEP);
+            child.kill(2).expect("is there");
+            assert_eq!(end_of(&child), ExitStatus::Signal(2), "{method:?}");
+        }
+    }
+}
+
+#[test]
+fn a_payload_goes_when_the_child_has_dropped_it() {
+    let _alone = alone();
+    for method in METHODS {
+        let block = Block::zeroed(64).expect("has memory");
+        let handle = block.handle();
+        let (bytes, handles) = (handle.to_bytes(), [handle]);
+        let payload = Outgoing {
+            bytes: &bytes,
+            handles: &handles,
+            ..Outgoing::default()
+        };
+        let request = Start {
+            payload,
+            ..Start::default()
+        };
+        let child = request.by(method, DROP_AND_SLEEP).expect("starts");
+        drop(block);
+        eventually("nobody holds it", Duration::from_secs(10), || {
+            Block::from_handle(handle).is_err()
+        });
+        assert!(child.is_alive(), "{method:?}");
+        child.kill(9).expect("is there");
+        end_of(&child);
+    }
+}
+
+#[test]
 fn a_child_gets_what_it_was_launched_with() {
     let _together = together();
     for method in METHODS {

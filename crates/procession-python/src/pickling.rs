@@ -166,17 +166,50 @@ impl<'py> Encoded<'py> {
     /// What pickling raised.
     #[inline]
     pub(crate) fn of(object: &Bound<'py, PyAny>) -> PyResult<Encoded<'py>> {
+        match Encoded::direct(object) {
+            Some(encoded) => Ok(encoded),
+            None => Encoded::pickle(object).map(Encoded::large),
+        }
+    }
+
+    /// The same with another function in the place of the registered `dumps`.
+    ///
+    /// # Errors
+    /// What pickling raised.
+    #[inline]
+    pub(crate) fn of_with(
+        object: &Bound<'py, PyAny>,
+        dumps: &Bound<'py, PyAny>,
+    ) -> PyResult<Encoded<'py>> {
+        match Encoded::direct(object) {
+            Some(encoded) => Ok(encoded),
+            None => Encoded::pickle_with(object, dumps).map(Encoded::large),
+        }
+    }
+
+    #[inline]
+    fn large(mut self) -> Encoded<'py> {
+        if let Body::Bytes(bytes) = &self.body
+            && bytes.as_bytes().len() >= LARGE
+        {
+            self.tag = tag::LARGE_PICKLE;
+        }
+        self
+    }
+
+    #[inline]
+    fn direct(object: &Bound<'py, PyAny>) -> Option<Encoded<'py>> {
         if object.is_exact_instance_of::<PyInt>() {
             // One that is too large is pickled.
             if let Ok(number) = object.extract::<i64>() {
-                return Ok(Encoded::plain(tag::INT, Body::Word(number.to_le_bytes())));
+                return Some(Encoded::plain(tag::INT, Body::Word(number.to_le_bytes())));
             }
         } else if object.is_none() {
-            return Ok(Encoded::plain(tag::NONE, Body::Nothing));
+            return Some(Encoded::plain(tag::NONE, Body::Nothing));
         } else if let Ok(text) = object.cast_exact::<PyString>() {
             // One with lone surrogates is pickled.
             if text.to_str().is_ok() {
-                return Ok(Encoded::plain(tag::STR, Body::Str(text.clone())));
+                return Some(Encoded::plain(tag::STR, Body::Str(text.clone())));
             }
         } else if let Ok(bytes) = object.cast_exact::<PyBytes>() {
             let tag = if bytes.as_bytes().len() < LARGE {
@@ -184,23 +217,16 @@ impl<'py> Encoded<'py> {
             } else {
                 tag::LARGE_BYTES
             };
-            return Ok(Encoded::plain(tag, Body::Bytes(bytes.clone())));
+            return Some(Encoded::plain(tag, Body::Bytes(bytes.clone())));
         } else if let Ok(number) = object.cast_exact::<PyFloat>() {
-            return Ok(Encoded::plain(
+            return Some(Encoded::plain(
                 tag::FLOAT,
                 Body::Word(number.value().to_le_bytes()),
             ));
         } else if let Ok(truth) = object.cast_exact::<PyBool>() {
-            return Ok(Encoded::plain(tag::BOOL, Body::Bool(truth.is_true())));
+            return Some(Encoded::plain(tag::BOOL, Body::Bool(truth.is_true())));
         }
-        let mut encoded = Encoded::pickle(object)?;
-        if encoded.size() >= LARGE
-            && let Body::Bytes(bytes) = &encoded.body
-            && bytes.as_bytes().len() >= LARGE
-        {
-            encoded.tag = tag::LARGE_PICKLE;
-        }
-        Ok(encoded)
+        None
     }
 
     /// Encodes an object for a connection: as a pickle, so that the other end may also receive bytes
@@ -222,8 +248,13 @@ impl<'py> Encoded<'py> {
     /// # Errors
     /// What pickling raised.
     pub(crate) fn pickle(object: &Bound<'py, PyAny>) -> PyResult<Encoded<'py>> {
-        let py = object.py();
-        let dumps = registered(py, 0)?;
+        Encoded::pickle_with(object, &registered(object.py(), 0)?)
+    }
+
+    fn pickle_with(
+        object: &Bound<'py, PyAny>,
+        dumps: &Bound<'py, PyAny>,
+    ) -> PyResult<Encoded<'py>> {
         let parcel = OpenParcel::open();
         let dumped = dumps.call1((object,))?;
         let mentions = parcel.close();
@@ -311,7 +342,16 @@ impl<'py> Encoded<'py> {
 ///
 /// # Errors
 /// What unpickling raised; `UnpicklingError` if the message is garbled.
-pub(crate) fn decode<'py>(py: Python<'py>, mut message: Message) -> PyResult<Bound<'py, PyAny>> {
+pub(crate) fn decode<'py>(py: Python<'py>, message: Message) -> PyResult<Bound<'py, PyAny>> {
+    decode_from(py, message, 0)
+}
+
+/// The same, of a message whose first bytes are somebody else's.
+pub(crate) fn decode_from<'py>(
+    py: Python<'py>,
+    mut message: Message,
+    skip: usize,
+) -> PyResult<Bound<'py, PyAny>> {
     let garbled = || {
         error::unpickling(
             py,
@@ -321,7 +361,7 @@ pub(crate) fn decode<'py>(py: Python<'py>, mut message: Message) -> PyResult<Bou
         )
     };
     let word = |bytes: &[u8]| <[u8; 8]>::try_from(bytes).map_err(|_| garbled());
-    let bytes = message.bytes.as_slice();
+    let bytes = message.bytes.get(skip..).ok_or_else(garbled)?;
     match message.tag {
         tag::INT => Ok(i64::from_le_bytes(word(bytes)?)
             .into_pyobject(py)?

@@ -15,8 +15,8 @@ use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use procession_engine::pool::{
-    Breakage, HEADER, Job, JoinError, LaunchError, Launched, Launcher, NotRunning, Options, Pool, Prepared, StartError,
-    State, Submission, SubmitError,
+    Breakage, HEADER, Job, JoinError, LaunchError, Launched, Launcher, NotRunning, Options, Pool,
+    Prepared, StartError, State, Submission, SubmitError,
 };
 use procession_engine::{ExitStatus, Handle, Outgoing, Parcel, Seat, WaitError};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
@@ -70,7 +70,12 @@ pub(crate) struct PoolFunction {
 
 impl PoolFunction {
     /// Passes a task to `send`.
-    pub(crate) fn task<R>(&self, what: u32, encoded: &Encoded<'_>, send: impl FnOnce(Submission<'_>, usize) -> R) -> R {
+    pub(crate) fn task<R>(
+        &self,
+        what: u32,
+        encoded: &Encoded<'_>,
+        send: impl FnOnce(Submission<'_>, usize) -> R,
+    ) -> R {
         encoded.send(|payload| {
             let mut bytes = Vec::with_capacity(HEADER + 4 + self.bytes.len() + payload.bytes.len());
             bytes.resize(HEADER, 0);
@@ -78,13 +83,39 @@ impl PoolFunction {
             bytes.extend_from_slice(&(self.bytes.len() as u32).to_le_bytes());
             bytes.extend_from_slice(&self.bytes);
             bytes.extend_from_slice(payload.bytes);
-            let size = bytes.len() + payload.buffers.iter().map(|buffer| buffer.len()).sum::<usize>();
+            let size = bytes.len()
+                + payload
+                    .buffers
+                    .iter()
+                    .map(|buffer| buffer.len())
+                    .sum::<usize>();
             let tag = payload.tag | what << bits::WHAT | self.bits;
             let Some(parcel) = &self.parcel else {
-                return send(Submission { tag, bytes: &mut bytes, buffers: payload.buffers, handles: payload.handles }, size);
+                return send(
+                    Submission {
+                        tag,
+                        bytes: &mut bytes,
+                        buffers: payload.buffers,
+                        handles: payload.handles,
+                    },
+                    size,
+                );
             };
-            let handles: Vec<Handle> = payload.handles.iter().copied().chain([parcel.handle()]).collect();
-            send(Submission { tag, bytes: &mut bytes, buffers: payload.buffers, handles: &handles }, size)
+            let handles: Vec<Handle> = payload
+                .handles
+                .iter()
+                .copied()
+                .chain([parcel.handle()])
+                .collect();
+            send(
+                Submission {
+                    tag,
+                    bytes: &mut bytes,
+                    buffers: payload.buffers,
+                    handles: &handles,
+                },
+                size,
+            )
         })
     }
 }
@@ -97,14 +128,20 @@ struct PythonLauncher {
 impl Launcher for PythonLauncher {
     fn launch(&self, _pool: Handle, slot: u32) -> Result<Launched, LaunchError> {
         let started = Python::try_attach(|py| {
-            let workers = self.replace.call1(py, (slot,)).and_then(|worker| introduced(worker.bind(py)));
+            let workers = self
+                .replace
+                .call1(py, (slot,))
+                .and_then(|worker| introduced(worker.bind(py)));
             workers.map_err(|error| LaunchError {
                 message: error.to_string(),
                 // A lack of processes or memory may pass; what else goes wrong will go wrong again.
                 fatal: !error.is_instance_of::<PyOSError>(py),
             })
         });
-        let exiting = || LaunchError { message: String::from("the interpreter is being shut down"), fatal: true };
+        let exiting = || LaunchError {
+            message: String::from("the interpreter is being shut down"),
+            fatal: true,
+        };
         started.unwrap_or_else(|| Err(exiting()))
     }
 
@@ -116,7 +153,8 @@ impl Launcher for PythonLauncher {
 fn introduced(worker: &Bound<'_, PyAny>) -> PyResult<Launched> {
     let (pid, fd, seat): (u32, RawFd, u64) = worker.extract()?;
     let pidfd = crate::descriptor::take_over(fd)?.ok_or_else(|| error::bad_descriptor(fd))?;
-    let seat = Seat::from_raw(seat).ok_or_else(|| PyValueError::new_err(format!("{seat} is not a seat in the family")))?;
+    let seat = Seat::from_raw(seat)
+        .ok_or_else(|| PyValueError::new_err(format!("{seat} is not a seat in the family")))?;
     Ok(Launched { pid, pidfd, seat })
 }
 
@@ -130,7 +168,9 @@ pub(crate) struct PoolCore {
 
 impl PoolCore {
     fn pool(&self) -> PyResult<&Pool> {
-        self.pool.get().ok_or_else(|| PyRuntimeError::new_err("the pool has no workers yet"))
+        self.pool
+            .get()
+            .ok_or_else(|| PyRuntimeError::new_err("the pool has no workers yet"))
     }
 
     fn open(&self, py: Python<'_>) -> PyResult<Job> {
@@ -144,9 +184,16 @@ impl PoolCore {
     /// that is not 0.
     #[new]
     fn new(py: Python<'_>, workers: u32, max_tasks: u64) -> PyResult<PoolCore> {
-        let options = Options { workers, max_tasks_per_worker: max_tasks.try_into().ok() };
+        let options = Options {
+            workers,
+            max_tasks_per_worker: max_tasks.try_into().ok(),
+        };
         let prepared = Pool::prepare(options).or_raise(py)?;
-        Ok(PoolCore { handle: prepared.handle(), prepared: Mutex::new(Some(prepared)), pool: OnceLock::new() })
+        Ok(PoolCore {
+            handle: prepared.handle(),
+            prepared: Mutex::new(Some(prepared)),
+            pool: OnceLock::new(),
+        })
     }
 
     /// What a worker has to know to find the pool, 16 bytes.
@@ -157,26 +204,53 @@ impl PoolCore {
 
     /// Begins to look after the workers, given as (pid, descriptor, seat), one for each place.
     /// Takes the descriptors over. `replace(slot)` starts another and returns the same three.
-    fn supervise(&self, py: Python<'_>, workers: Vec<Bound<'_, PyAny>>, replace: Py<PyAny>) -> PyResult<()> {
-        let workers = workers.iter().map(introduced).collect::<PyResult<Vec<_>>>()?;
-        let prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let prepared = prepared.ok_or_else(|| PyRuntimeError::new_err("the pool has its workers already"))?;
-        let pool = prepared.supervise(workers, Arc::new(PythonLauncher { replace })).or_raise(py)?;
+    fn supervise(
+        &self,
+        py: Python<'_>,
+        workers: Vec<Bound<'_, PyAny>>,
+        replace: Py<PyAny>,
+    ) -> PyResult<()> {
+        let workers = workers
+            .iter()
+            .map(introduced)
+            .collect::<PyResult<Vec<_>>>()?;
+        let prepared = self
+            .prepared
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let prepared =
+            prepared.ok_or_else(|| PyRuntimeError::new_err("the pool has its workers already"))?;
+        let pool = prepared
+            .supervise(workers, Arc::new(PythonLauncher { replace }))
+            .or_raise(py)?;
         let _ = self.pool.set(pool);
         Ok(())
     }
 
     /// A function as it is sent: its pickle, and whether a worker may keep what it unpickles.
     #[staticmethod]
-    fn function(py: Python<'_>, pickled: &Bound<'_, PyBytes>, cached: bool) -> PyResult<PoolFunction> {
+    fn function(
+        py: Python<'_>,
+        pickled: &Bound<'_, PyBytes>,
+        cached: bool,
+    ) -> PyResult<PoolFunction> {
         let bytes = pickled.as_bytes();
         let cached = if cached { bits::CACHED } else { 0 };
         if bytes.len() <= STORED {
-            return Ok(PoolFunction { bytes: bytes.to_vec(), bits: cached, parcel: None });
+            return Ok(PoolFunction {
+                bytes: bytes.to_vec(),
+                bits: cached,
+                parcel: None,
+            });
         }
         let parcel = Parcel::store(&Outgoing::bytes(bytes)).or_raise(py)?;
         let name = parcel.handle().to_bytes().to_vec();
-        Ok(PoolFunction { bytes: name, bits: cached | bits::IN_PARCEL, parcel: Some(parcel) })
+        Ok(PoolFunction {
+            bytes: name,
+            bits: cached | bits::IN_PARCEL,
+            parcel: Some(parcel),
+        })
     }
 
     /// Submits the call of a function; its result is the only one of the job. An exception in place
@@ -209,7 +283,10 @@ impl PoolCore {
             }
             let keywords = PyDict::new(py);
             keywords.update(kwds.cast()?)?;
-            Ok((kind::KEYWORDS, Encoded::of((args, keywords).into_pyobject(py)?.as_any())?))
+            Ok((
+                kind::KEYWORDS,
+                Encoded::of((args, keywords).into_pyobject(py)?.as_any())?,
+            ))
         };
         match prepare() {
             Ok((what, encoded)) => job.submit_only(py, known.get(), what, &encoded)?,
@@ -241,11 +318,15 @@ impl PoolCore {
 
     /// Waits until all workers are gone; whether they are.
     fn join(&self, py: Python<'_>, timeout: Timeout) -> PyResult<bool> {
-        let Some(pool) = self.pool.get() else { return Ok(true) };
+        let Some(pool) = self.pool.get() else {
+            return Ok(true);
+        };
         match wait::blocking(py, timeout, |patience| pool.join(patience))? {
             Ok(()) => Ok(true),
             Err(JoinError::Wait(WaitError::TimedOut | WaitError::Interrupted)) => Ok(false),
-            Err(error @ (JoinError::StillRunning | JoinError::Foreign)) => Err(PyValueError::new_err(error.to_string())),
+            Err(error @ (JoinError::StillRunning | JoinError::Foreign)) => {
+                Err(PyValueError::new_err(error.to_string()))
+            }
         }
     }
 
@@ -265,7 +346,9 @@ impl PoolCore {
     /// number. None when there will be none any more.
     fn next_announced(&self, py: Python<'_>) -> PyResult<Option<u64>> {
         let pool = self.pool()?;
-        match wait::blocking(py, Timeout::FOREVER, |patience| pool.next_announced(patience))? {
+        match wait::blocking(py, Timeout::FOREVER, |patience| {
+            pool.next_announced(patience)
+        })? {
             Ok(number) => Ok(number),
             Err(WaitError::TimedOut | WaitError::Interrupted) => Ok(None),
         }
@@ -274,7 +357,11 @@ impl PoolCore {
     /// What each worker does: its pid, how many results it has sent, and the job and index of its
     /// task, if it has one.
     fn workers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let workers = self.pool()?.workers().into_iter().map(|worker| (worker.pid, worker.done, worker.task));
+        let workers = self
+            .pool()?
+            .workers()
+            .into_iter()
+            .map(|worker| (worker.pid, worker.done, worker.task));
         PyList::new(py, workers.collect::<Vec<_>>())
     }
 }
@@ -283,27 +370,45 @@ impl PoolCore {
 fn not_running(py: Python<'_>, error: &NotRunning) -> PyErr {
     match error {
         NotRunning::Broken(why) => broken(py, why),
-        NotRunning::Closed | NotRunning::Terminated | NotRunning::Foreign => PyValueError::new_err(error.to_string()),
+        NotRunning::Closed | NotRunning::Terminated | NotRunning::Foreign => {
+            PyValueError::new_err(error.to_string())
+        }
     }
 }
 
 /// The text of a breakage, and the message of the worker whose initializer failed.
-pub(crate) fn breakage<'py>(py: Python<'py>, why: &Breakage) -> (String, Option<Bound<'py, PyBytes>>) {
-    let answer = why.answer.as_ref().map(|answer| PyBytes::new(py, answer.payload()));
+pub(crate) fn breakage<'py>(
+    py: Python<'py>,
+    why: &Breakage,
+) -> (String, Option<Bound<'py, PyBytes>>) {
+    let answer = why
+        .answer
+        .as_ref()
+        .map(|answer| PyBytes::new(py, answer.payload()));
     (why.to_string(), answer)
 }
 
 fn broken(py: Python<'_>, why: &Breakage) -> PyErr {
     let make = || -> PyResult<PyErr> {
         let results = py.import("procession._pool_results")?;
-        Ok(PyErr::from_value(results.call_method1("broken", breakage(py, why))?))
+        Ok(PyErr::from_value(
+            results.call_method1("broken", breakage(py, why))?,
+        ))
     };
     make().unwrap_or_else(|error| error)
 }
 
 /// Sends a task without the interpreter if that takes long enough.
-pub(crate) fn submit<R: Send>(py: Python<'_>, size: usize, send: impl FnOnce() -> Result<R, SubmitError> + Send) -> PyResult<R> {
-    let sent = if size >= pickling::WORTH_DETACHING { py.detach(send) } else { send() };
+pub(crate) fn submit<R: Send>(
+    py: Python<'_>,
+    size: usize,
+    send: impl FnOnce() -> Result<R, SubmitError> + Send,
+) -> PyResult<R> {
+    let sent = if size >= pickling::WORTH_DETACHING {
+        py.detach(send)
+    } else {
+        send()
+    };
     sent.map_err(|error| match error {
         SubmitError::NotRunning(error) => not_running(py, &error),
         SubmitError::Memory(error) => error.raise(py),

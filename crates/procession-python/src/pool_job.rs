@@ -68,7 +68,9 @@ impl JobCore {
 
     fn outcome(&self, py: Python<'_>) -> Option<Outcome> {
         let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
-        outcome.as_ref().map(|(status, value)| (*status, value.clone_ref(py)))
+        outcome
+            .as_ref()
+            .map(|(status, value)| (*status, value.clone_ref(py)))
     }
 
     fn sent(&self, size: usize) {
@@ -77,14 +79,26 @@ impl JobCore {
     }
 
     /// Submits the only task.
-    pub(crate) fn submit_only(&self, py: Python<'_>, function: &PoolFunction, what: u32, task: &Encoded<'_>) -> PyResult<()> {
+    pub(crate) fn submit_only(
+        &self,
+        py: Python<'_>,
+        function: &PoolFunction,
+        what: u32,
+        task: &Encoded<'_>,
+    ) -> PyResult<()> {
         function.task(what, task, |task, size| {
             self.sent(size);
             pool::submit(py, size, || self.job.submit_only(task))
         })
     }
 
-    fn submit(&self, py: Python<'_>, function: &PoolFunction, what: u32, task: &Encoded<'_>) -> PyResult<()> {
+    fn submit(
+        &self,
+        py: Python<'_>,
+        function: &PoolFunction,
+        what: u32,
+        task: &Encoded<'_>,
+    ) -> PyResult<()> {
         function.task(what, task, |task, size| {
             pool::submit(py, size, || self.job.submit(task))?;
             self.sent(size);
@@ -93,7 +107,11 @@ impl JobCore {
     }
 
     /// The next reply; `Err` if there is none in the time given.
-    fn next(&self, py: Python<'_>, timeout: Timeout) -> PyResult<Result<Option<(u64, Reply)>, WaitError>> {
+    fn next(
+        &self,
+        py: Python<'_>,
+        timeout: Timeout,
+    ) -> PyResult<Result<Option<(u64, Reply)>, WaitError>> {
         let attempt = || self.job.next(&mut Timeout::ZERO.patience()).ok();
         if let Some(reply) = attempt() {
             return Ok(Ok(reply));
@@ -112,7 +130,12 @@ impl JobCore {
         match reply {
             Reply::Done(answer) => {
                 let mut message = answer.into_message();
-                let size = message.bytes.len() + message.buffers.iter().map(|block| block.len()).sum::<usize>();
+                let size = message.bytes.len()
+                    + message
+                        .buffers
+                        .iter()
+                        .map(|block| block.len())
+                        .sum::<usize>();
                 self.replies.fetch_add(1, Ordering::Relaxed);
                 self.reply_bytes.fetch_add(size as u64, Ordering::Relaxed);
                 if message.tag >> bits::WHAT & bits::WHAT_MASK == FAILED {
@@ -136,9 +159,21 @@ impl JobCore {
                     procession_engine::ExitStatus::Unknown => None,
                     status => Some(status.code_like_python()),
                 };
-                Ok((LOST, (loss.pid, code, loss.to_string()).into_pyobject(py)?.into_any().unbind()))
+                Ok((
+                    LOST,
+                    (loss.pid, code, loss.to_string())
+                        .into_pyobject(py)?
+                        .into_any()
+                        .unbind(),
+                ))
             }
-            Reply::Broken(why) => Ok((BROKEN, pool::breakage(py, &why).into_pyobject(py)?.into_any().unbind())),
+            Reply::Broken(why) => Ok((
+                BROKEN,
+                pool::breakage(py, &why)
+                    .into_pyobject(py)?
+                    .into_any()
+                    .unbind(),
+            )),
             Reply::Terminated => Ok((TERMINATED, py.None())),
         }
     }
@@ -168,7 +203,10 @@ impl JobCore {
     #[getter]
     fn cost(&self) -> u64 {
         let average = |total: &AtomicU64, count: &AtomicU64| {
-            total.load(Ordering::Relaxed).checked_div(count.load(Ordering::Relaxed)).unwrap_or(0)
+            total
+                .load(Ordering::Relaxed)
+                .checked_div(count.load(Ordering::Relaxed))
+                .unwrap_or(0)
         };
         average(&self.task_bytes, &self.submitted) + average(&self.reply_bytes, &self.replies)
     }
@@ -237,7 +275,9 @@ impl JobCore {
 
     /// Waits until at most `count` tasks are without reply; False if the pool has ended.
     fn wait_outstanding(&self, py: Python<'_>, count: u64, timeout: Timeout) -> PyResult<bool> {
-        match wait::blocking(py, timeout, |patience| self.job.wait_outstanding(count, patience))? {
+        match wait::blocking(py, timeout, |patience| {
+            self.job.wait_outstanding(count, patience)
+        })? {
             Ok(running) => Ok(running),
             Err(WaitError::TimedOut | WaitError::Interrupted) => Ok(true),
         }
@@ -265,7 +305,9 @@ impl JobCore {
                     }
                     py.detach(|| {
                         let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
-                        let wait = self.settled.wait_timeout_while(outcome, SLICE, |outcome| outcome.is_none());
+                        let wait = self
+                            .settled
+                            .wait_timeout_while(outcome, SLICE, |outcome| outcome.is_none());
                         drop(wait);
                     });
                     py.check_signals()?;
@@ -281,14 +323,25 @@ impl JobCore {
 
     /// Replies as they come, as a list of (index, status, value): at least one, at most `limit`. An
     /// empty list if there is none in the time given, None if every reply has been given out.
-    fn take<'py>(&self, py: Python<'py>, timeout: Timeout, limit: usize) -> PyResult<Option<Bound<'py, PyList>>> {
+    fn take<'py>(
+        &self,
+        py: Python<'py>,
+        timeout: Timeout,
+        limit: usize,
+    ) -> PyResult<Option<Bound<'py, PyList>>> {
         let list = PyList::empty(py);
-        let Ok(first) = self.next(py, timeout)? else { return Ok(Some(list)) };
-        let Some((index, reply)) = first else { return Ok(None) };
+        let Ok(first) = self.next(py, timeout)? else {
+            return Ok(Some(list));
+        };
+        let Some((index, reply)) = first else {
+            return Ok(None);
+        };
         let (status, value) = self.converted(py, reply)?;
         list.append((index, status, value))?;
         while list.len() < limit {
-            let Ok(Some((index, reply))) = self.job.next(&mut Timeout::ZERO.patience()) else { break };
+            let Ok(Some((index, reply))) = self.job.next(&mut Timeout::ZERO.patience()) else {
+                break;
+            };
             let (status, value) = self.converted(py, reply)?;
             list.append((index, status, value))?;
         }

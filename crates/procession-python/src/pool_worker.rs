@@ -51,7 +51,10 @@ impl WorkerCore {
     #[new]
     fn new(py: Python<'_>, handle: HandleBytes, slot: u32) -> PyResult<WorkerCore> {
         let worker = Worker::attach(handle.0, slot).or_raise(py)?;
-        Ok(WorkerCore { worker: Some(worker), functions: HashMap::new() })
+        Ok(WorkerCore {
+            worker: Some(worker),
+            functions: HashMap::new(),
+        })
     }
 
     /// The initializer is done.
@@ -81,7 +84,11 @@ impl WorkerCore {
         not_rebuilt: &Bound<'py, PyAny>,
         not_sent: &Bound<'py, PyAny>,
     ) -> PyResult<()> {
-        let words = Words { failed, not_rebuilt, not_sent };
+        let words = Words {
+            failed,
+            not_rebuilt,
+            not_sent,
+        };
         let dumps = py.import("procession.reduction")?.getattr("dumps_result")?;
         while let Some(mut task) = self.next(py)? {
             let outcome = self.perform(py, &mut task);
@@ -95,7 +102,9 @@ impl WorkerCore {
 
 impl WorkerCore {
     fn worker(&mut self) -> PyResult<&mut Worker> {
-        self.worker.as_mut().ok_or_else(|| PyRuntimeError::new_err("this worker has ended"))
+        self.worker
+            .as_mut()
+            .ok_or_else(|| PyRuntimeError::new_err("this worker has ended"))
     }
 
     fn next(&mut self, py: Python<'_>) -> PyResult<Option<Task>> {
@@ -123,8 +132,19 @@ impl WorkerCore {
     }
 
     /// The function, what kind of call it is, and what it gets.
-    fn rebuild<'py>(&mut self, py: Python<'py>, task: &mut Task) -> PyResult<(Bound<'py, PyAny>, u32, Bound<'py, PyAny>)> {
-        let garbled = || error::unpickling(py, String::from("the task can't be decoded: an object that it came with is gone, or its memory was overwritten"));
+    fn rebuild<'py>(
+        &mut self,
+        py: Python<'py>,
+        task: &mut Task,
+    ) -> PyResult<(Bound<'py, PyAny>, u32, Bound<'py, PyAny>)> {
+        let garbled = || {
+            error::unpickling(
+                py,
+                String::from(
+                    "the task can't be decoded: an object that it came with is gone, or its memory was overwritten",
+                ),
+            )
+        };
         let tag = task.tag();
         let mut message = task.take_message().ok_or_else(garbled)?;
         let payload = message.bytes.get(HEADER..).ok_or_else(garbled)?;
@@ -137,13 +157,20 @@ impl WorkerCore {
         Ok((function, tag >> bits::WHAT & bits::WHAT_MASK, payload))
     }
 
-    fn function<'py>(&mut self, py: Python<'py>, name: &[u8], tag: u32) -> PyResult<Bound<'py, PyAny>> {
+    fn function<'py>(
+        &mut self,
+        py: Python<'py>,
+        name: &[u8],
+        tag: u32,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let cached = tag & bits::CACHED != 0;
         if cached && let Some(function) = self.functions.get(name) {
             return Ok(function.bind(py).clone());
         }
         let message = if tag & bits::IN_PARCEL != 0 {
-            let name: [u8; 16] = name.try_into().map_err(|_| error::unpickling(py, String::from("the function can't be found")))?;
+            let name: [u8; 16] = name
+                .try_into()
+                .map_err(|_| error::unpickling(py, String::from("the function can't be found")))?;
             Parcel::open(Handle::from_bytes(name)).or_raise(py)?
         } else {
             Message::plain(name.to_vec())
@@ -153,7 +180,8 @@ impl WorkerCore {
             if self.functions.len() >= KEPT {
                 self.functions.clear();
             }
-            self.functions.insert(name.to_vec(), function.clone().unbind());
+            self.functions
+                .insert(name.to_vec(), function.clone().unbind());
         }
         Ok(function)
     }
@@ -177,26 +205,42 @@ impl WorkerCore {
         self.send_failure(py, task, &bad)
     }
 
-    fn send<'py>(&mut self, py: Python<'py>, task: &Task, value: &Bound<'py, PyAny>, dumps: &Bound<'py, PyAny>) -> PyResult<()> {
+    fn send<'py>(
+        &mut self,
+        py: Python<'py>,
+        task: &Task,
+        value: &Bound<'py, PyAny>,
+        dumps: &Bound<'py, PyAny>,
+    ) -> PyResult<()> {
         let worker = self.worker()?;
         let encoded = Encoded::of_with(value, dumps)?;
         let large = encoded.size() >= pickling::WORTH_DETACHING;
-        encoded.send(|message| {
-            let mut bytes = Vec::with_capacity(HEADER + message.bytes.len());
-            bytes.resize(HEADER, 0);
-            bytes.extend_from_slice(message.bytes);
-            let tag = message.tag | DONE << bits::WHAT;
-            let result = Submission { tag, bytes: &mut bytes, buffers: message.buffers, handles: message.handles };
-            let finish = || worker.finish(task, result);
-            if large { py.detach(finish) } else { finish() }
-        }).or_raise(py)
+        encoded
+            .send(|message| {
+                let mut bytes = Vec::with_capacity(HEADER + message.bytes.len());
+                bytes.resize(HEADER, 0);
+                bytes.extend_from_slice(message.bytes);
+                let tag = message.tag | DONE << bits::WHAT;
+                let result = Submission {
+                    tag,
+                    bytes: &mut bytes,
+                    buffers: message.buffers,
+                    handles: message.handles,
+                };
+                let finish = || worker.finish(task, result);
+                if large { py.detach(finish) } else { finish() }
+            })
+            .or_raise(py)
     }
 
     fn send_failure(&mut self, py: Python<'_>, task: &Task, words: &[u8]) -> PyResult<()> {
         let worker = self.worker()?;
         let mut bytes = failure(words);
         loop {
-            let result = Submission { tag: FAILED << bits::WHAT, ..Submission::bytes(&mut bytes) };
+            let result = Submission {
+                tag: FAILED << bits::WHAT,
+                ..Submission::bytes(&mut bytes)
+            };
             if worker.finish(task, result).is_ok() {
                 return Ok(());
             }
@@ -214,16 +258,26 @@ fn failure(words: &[u8]) -> Vec<u8> {
 }
 
 /// What a Python function says about an error. Nothing if it fails itself: the parent knows that too.
-fn said<'py>(py: Python<'py>, words: &Bound<'py, PyAny>, error: PyErr, about: Option<&Bound<'py, PyAny>>) -> Vec<u8> {
+fn said<'py>(
+    py: Python<'py>,
+    words: &Bound<'py, PyAny>,
+    error: PyErr,
+    about: Option<&Bound<'py, PyAny>>,
+) -> Vec<u8> {
     let error = error.into_value(py);
     let said = match about {
         Some(about) => words.call1((error, about)),
         None => words.call1((error,)),
     };
-    said.and_then(|said| Ok(said.cast::<PyBytes>()?.as_bytes().to_vec())).unwrap_or_default()
+    said.and_then(|said| Ok(said.cast::<PyBytes>()?.as_bytes().to_vec()))
+        .unwrap_or_default()
 }
 
-fn call<'py>(function: &Bound<'py, PyAny>, what: u32, payload: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+fn call<'py>(
+    function: &Bound<'py, PyAny>,
+    what: u32,
+    payload: Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
     static LIST: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     static MAP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     static STAR_MAP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
@@ -231,20 +285,29 @@ fn call<'py>(function: &Bound<'py, PyAny>, what: u32, payload: Bound<'py, PyAny>
     match what {
         kind::CALL => function.call1(payload.cast_into::<PyTuple>()?),
         kind::ITEM => function.call1((payload,)),
-        kind::STAR_ITEM => function.call1(PyTuple::new(py, payload.try_iter()?.collect::<PyResult<Vec<_>>>()?)?),
+        kind::STAR_ITEM => function.call1(PyTuple::new(
+            py,
+            payload.try_iter()?.collect::<PyResult<Vec<_>>>()?,
+        )?),
         kind::CHUNK => {
-            let results = MAP.import(py, "builtins", "map")?.call1((function, payload))?;
+            let results = MAP
+                .import(py, "builtins", "map")?
+                .call1((function, payload))?;
             LIST.import(py, "builtins", "list")?.call1((results,))
         }
         kind::STAR_CHUNK => {
-            let results = STAR_MAP.import(py, "itertools", "starmap")?.call1((function, payload))?;
+            let results = STAR_MAP
+                .import(py, "itertools", "starmap")?
+                .call1((function, payload))?;
             LIST.import(py, "builtins", "list")?.call1((results,))
         }
         kind::KEYWORDS => {
             let (args, keywords): (Bound<'py, PyTuple>, Bound<'py, PyDict>) = payload.extract()?;
             function.call(args, Some(&keywords))
         }
-        _ => Err(PyRuntimeError::new_err("the task is of no known kind: parent and worker are of different versions")),
+        _ => Err(PyRuntimeError::new_err(
+            "the task is of no known kind: parent and worker are of different versions",
+        )),
     }
 }
 

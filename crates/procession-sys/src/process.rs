@@ -16,7 +16,9 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 
 pub use fork::{Alone, Forked, exit_now, fork, fork_running};
 pub use inherited::{claim_inherited, duplicate, is_open};
-pub use signals::{SavedSignal, Signals, block_all_signals, ignore_signal, restore_signal};
+pub use signals::{
+    BlockedSignals, SavedSignal, Signals, block_all_signals, ignore_signal, restore_signal,
+};
 pub use spawn::{Program, Spawned, abandon, spawn};
 
 /// How a process ended.

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use procession_shm::Patience;
 use procession_sys::poll::{self, PollFd, PollFlags};
-use procession_sys::process::{self as sys, Alone, Forked, SavedSignal};
+use procession_sys::process::{self as sys, Alone, BlockedSignals, Forked, SavedSignal};
 use procession_sys::socket;
 
 use super::{ANSWER_WITHIN, FORKED, HAS_THREADS, NOT_FORKED, SIGKILL, Setting};
@@ -31,6 +31,8 @@ struct Server {
     requester: OwnedFd,
     children: Vec<Running>,
     interrupt: SavedSignal,
+    /// For a child that is interrupted before it has begun: it gets the signal then.
+    interrupt_later: BlockedSignals,
     threads_allowed: bool,
 }
 
@@ -66,6 +68,7 @@ pub(crate) fn serve(link: OwnedFd, requester: u32, threads_allowed: bool) -> io:
         children: Vec::new(),
         // Ctrl-C is for the program, which goes on or ends; the server goes with it.
         interrupt: sys::ignore_signal(SIGINT)?,
+        interrupt_later: BlockedSignals::new(&[SIGINT]),
         threads_allowed,
     });
     server.run()
@@ -210,11 +213,13 @@ impl Server {
             requester,
             children,
             interrupt,
+            interrupt_later,
             ..
         } = *self;
         drop(link);
         drop(children);
         sys::restore_signal(&interrupt)?;
+        drop(interrupt_later);
         wait_for_go(wait, requester.as_fd());
         let Request {
             ticket,

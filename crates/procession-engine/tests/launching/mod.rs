@@ -89,6 +89,7 @@ pub(crate) const COUNT: u64 = 3;
 pub(crate) const WRITE_HERE: u64 = 4;
 pub(crate) const BE_PARENT: u64 = 5;
 pub(crate) const PANIC: u64 = 6;
+pub(crate) const DROP_AND_SLEEP: u64 = 7;
 
 pub(crate) fn run(entry: Entry) -> i32 {
     let Entry {
@@ -119,6 +120,11 @@ pub(crate) fn run(entry: Entry) -> i32 {
             write_to(&fds[0], text.as_bytes());
             write_to(&fds[1], b"second");
             0
+        }
+        DROP_AND_SLEEP => {
+            drop(entry);
+            std::thread::sleep(Duration::from_secs(60));
+            1
         }
         SLEEP => {
             std::thread::sleep(Duration::from_secs(60));

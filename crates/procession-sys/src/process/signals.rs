@@ -1,6 +1,7 @@
 //! Signal sets, and what signals do.
 
 use std::io;
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ptr;
 
@@ -88,11 +89,45 @@ pub fn restore_signal(saved: &SavedSignal) -> io::Result<()> {
     }
 }
 
+/// Signals that the calling thread blocks while this exists: they are kept for later, also where they
+/// would be ignored.
+#[derive(Debug)]
+pub struct BlockedSignals {
+    before: Signals,
+    /// The mask is a thread's.
+    _here: PhantomData<*const ()>,
+}
+
+impl BlockedSignals {
+    /// Blocks them, in addition to those that are blocked already.
+    pub fn new(signals: &[i32]) -> BlockedSignals {
+        let set = Signals::of(signals);
+        let mut before = Signals::none();
+        // SAFETY: both sets are initialised.
+        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set.0, &mut before.0) };
+        BlockedSignals {
+            before,
+            _here: PhantomData,
+        }
+    }
+}
+
+impl Drop for BlockedSignals {
+    /// The thread blocks again what it blocked before.
+    fn drop(&mut self) {
+        set_mask(&self.before);
+    }
+}
+
 /// Blocks every signal that can be blocked in the calling thread: others get them.
 pub fn block_all_signals() {
     let mut all = Signals::none();
     // SAFETY: an initialised set.
     unsafe { libc::sigfillset(&mut all.0) };
+    set_mask(&all);
+}
+
+fn set_mask(mask: &Signals) {
     // SAFETY: an initialised set; the old one is not asked for.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &all.0, ptr::null_mut()) };
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &mask.0, ptr::null_mut()) };
 }
