@@ -2,7 +2,7 @@
 # Each target is one of the scripts in ci/, which .ci/run calls too.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build fmt lint test test-rust test-python bench docs clean
+.PHONY: help demo build fmt lint test test-rust test-python suite loom bench docs clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -24,8 +24,14 @@ test: test-rust test-python  ## all tests
 test-rust:  ## the tests of the crates
 	@ci/test-rust.sh
 
+loom:  ## the protocols of the shared memory, in every order their threads can run
+	@ci/loom.sh
+
 test-python:  ## the tests of the package, with each Python that is found
 	@ci/test-python.sh
+
+suite:  ## CPython's own tests of multiprocessing; ARGS="--ci", ARGS="--python 3.12 --start-method spawn TestWait"
+	@ci/suite.sh $(ARGS)
 
 bench:  ## a first look at speed, beside the standard library
 	@ci/bench.sh

@@ -45,6 +45,7 @@ MODULES = sorted(path.stem for path in Path(procession.__file__).parent.glob("*.
 def test_star_import_of_each_module(stem: str) -> None:
     import importlib
 
+    importlib.import_module("procession.pool")  # on which its parts build
     name = "procession" if stem == "__init__" else f"procession.{stem}"
     module = importlib.import_module(name)
     for attribute in module.__all__:
@@ -70,7 +71,7 @@ def test_concrete_contexts(method: str) -> None:
 
 def test_unknown_method(fresh: context.DefaultContext) -> None:
     for ask in (fresh.get_context, fresh.set_start_method, procession.get_context("fork").get_context):
-        with pytest.raises(ValueError, match="cannot find context for 'thread'.*fork, spawn, forkserver"):
+        with pytest.raises(ValueError, match=r"cannot find context for 'thread'.*fork, spawn, forkserver"):
             ask("thread")
 
 
@@ -202,7 +203,7 @@ def test_children_have_the_flags(start_method: str, options: list[str], run_prog
     assert outcome.err == ""
 
 
-# --- beside the standard library -------------------------------------------------------------------------------------
+# --- beside the standard library ------------------------------------------------------------------
 
 
 def test_contexts_are_the_standard_librarys_too(run_program: Programs) -> None:
@@ -302,7 +303,7 @@ def test_standard_library_knows_our_children(start_method: str, run_program: Pro
     assert run_program(LOGGED.lstrip(), start_method).check().out == "shown MainProcess [] True\n"
 
 
-# --- util --------------------------------------------------------------------------------------------------------------
+# --- util -----------------------------------------------------------------------------------------
 
 
 class Thing:

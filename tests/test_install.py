@@ -104,12 +104,13 @@ if __name__ == "__main__":
     assert outcome.err == ""
 
 
-# --- python -m procession behaves as python ------------------------------------------------------------------------
+# --- python -m procession behaves as python -------------------------------------------------------
 
 SHOW = """
 import sys, os
 print(__name__, os.path.basename(__file__), os.path.isabs(__file__), sys.argv, sys.path[0], __package__)
-print(__spec__ is None, sorted(n for n in globals() if n.startswith("__")), sys.modules["__main__"].__dict__ is globals())
+print(__spec__ is None, sorted(n for n in globals() if n.startswith("__")))
+print(sys.modules["__main__"].__dict__ is globals())
 def f(): return 1
 """
 

@@ -108,7 +108,7 @@ def test_arguments_of_process() -> None:
         procession.Process(None, nothing, "name", (), {}, True)  # type: ignore[misc]
 
 
-# --- what can't be pickled -------------------------------------------------------------------------------------------
+# --- what can't be pickled ------------------------------------------------------------------------
 
 UNPICKLABLE: list[tuple[dict[str, Any], str, str]] = [
     ({"args": (1, threading.Lock())}, "TypeError", r"args\[1\] of \w+ 'it' can't be pickled: .*lock"),
@@ -167,7 +167,7 @@ class Attributed(procession.Process):
 def test_unpicklable_attribute() -> None:
     procession.set_start_method("spawn", force=True)
     try:
-        with pytest.raises(TypeError, match="attribute 'mine' of Attributed '.*' can't be pickled"):
+        with pytest.raises(TypeError, match=r"attribute 'mine' of Attributed '.*' can't be pickled"):
             Attributed().start()
     finally:
         procession.set_start_method(None, force=True)
@@ -201,7 +201,7 @@ def test_target_that_children_do_not_find(method: str, run_program: Programs) ->
     assert "AttributeError: Can't get attribute 'late'" in outcome.err
 
 
-# --- no guard --------------------------------------------------------------------------------------------------------
+# --- no guard -------------------------------------------------------------------------------------
 
 UNGUARDED = """
 import procession, sys

@@ -50,7 +50,7 @@ def started(ctx: Any, **options: Any) -> tuple[Any, Any]:
     return child, ours
 
 
-# --- exit codes ----------------------------------------------------------------------------------------------------
+# --- exit codes -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_exit_code_when_the_program_has_waited_itself() -> None:
     assert child.exitcode == 5
 
 
-# --- state ---------------------------------------------------------------------------------------------------------
+# --- state ----------------------------------------------------------------------------------------
 
 
 def test_states(ctx: Any) -> None:
@@ -319,7 +319,7 @@ def test_target_is_let_go(ctx: Any) -> None:
     assert gone() is None
 
 
-# --- what children inherit, and what they don't ----------------------------------------------------------------------
+# --- what children inherit, and what they don't ---------------------------------------------------
 
 
 def send_surroundings(connection: Any) -> None:
@@ -327,9 +327,7 @@ def send_surroundings(connection: Any) -> None:
     connection.send((os.getcwd(), os.environ.get("PROCESSION_TEST_ONLY"), umask, os.sched_getaffinity(0)))
 
 
-def test_children_inherit_the_surroundings(
-    ctx: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_children_inherit_the_surroundings(ctx: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if ctx.get_start_method() == "forkserver":
         from procession.forkserver import ensure_running
 
@@ -422,7 +420,7 @@ def test_children_have_children(ctx: Any) -> None:
     receiver.close()
 
 
-# --- the end -------------------------------------------------------------------------------------------------------
+# --- the end --------------------------------------------------------------------------------------
 
 
 def write_at_exit(path: str) -> None:
@@ -557,7 +555,7 @@ def test_log_records_name_the_process(ctx: Any) -> None:
     sender.close()
 
 
-# --- the fork server -----------------------------------------------------------------------------------------------
+# --- the fork server ------------------------------------------------------------------------------
 
 
 def test_fork_server_is_replaced_when_it_dies() -> None:
@@ -602,7 +600,7 @@ def test_fork_server_killed_again_and_again() -> None:
     ran, given_up = 0, 0
     try:
         for number in range(15):
-            child = ctx.Process(target=sender_of(number), args=(sender,))
+            child = ctx.Process(target=SenderOf(number), args=(sender,))
             try:
                 child.start()
             except OSError as error:
@@ -623,7 +621,7 @@ def test_fork_server_killed_again_and_again() -> None:
     sender.close()
 
 
-class sender_of:  # noqa: N801
+class SenderOf:
     def __init__(self, number: int) -> None:
         self.number = number
 
@@ -649,7 +647,7 @@ def test_fork_server_serves_many_threads() -> None:
     assert sorted(codes, key=str) == sorted(range(20), key=str)
 
 
-# --- forks that aren't ours ------------------------------------------------------------------------------------------
+# --- forks that aren't ours -----------------------------------------------------------------------
 
 
 def test_raw_fork_has_no_children_and_can_have_some() -> None:

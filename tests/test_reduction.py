@@ -37,7 +37,17 @@ def back(obj: object) -> Any:
 
 @pytest.mark.parametrize(
     "obj",
-    [0, None, "text", 1.5, (1, [2, {3: 4}]), Point(1, 2), {Point: print}, functools.partial(int, base=3), b"x" * 200_000],
+    [
+        0,
+        None,
+        "text",
+        1.5,
+        (1, [2, {3: 4}]),
+        Point(1, 2),
+        {Point: print},
+        functools.partial(int, base=3),
+        b"x" * 200_000,
+    ],
     ids=lambda obj: type(obj).__name__,
 )
 def test_there_and_back(obj: Any) -> None:
@@ -55,7 +65,7 @@ def test_methods() -> None:
     assert back(str.upper)("x") == "X"
 
 
-# --- buffers -----------------------------------------------------------------------------------------------------------
+# --- buffers --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("size", "outside"), [(0, 0), (64 * 1024 - 1, 0), (64 * 1024, 1), (1_000_000, 1)])
@@ -97,7 +107,7 @@ def test_buffers_of_one_pickle_do_not_leak_into_the_next() -> None:
     assert len(reduction.dumps(large)[1]) == 1
 
 
-# --- reducers --------------------------------------------------------------------------------------------------------
+# --- reducers -------------------------------------------------------------------------------------
 
 
 class Odd:
@@ -192,7 +202,7 @@ def test_threads() -> None:
     assert wrong == []
 
 
-# --- by value ----------------------------------------------------------------------------------------------------------
+# --- by value -------------------------------------------------------------------------------------
 
 
 def test_lambdas_and_closures() -> None:
@@ -292,7 +302,7 @@ def test_name_culprit() -> None:
     assert reduction.name_culprit(error, [("first", 1)]) is error
 
 
-# --- descriptors and sockets -----------------------------------------------------------------------------------------
+# --- descriptors and sockets ----------------------------------------------------------------------
 
 
 def test_sendfds() -> None:

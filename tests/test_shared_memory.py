@@ -6,6 +6,7 @@ import os
 import pickle
 import secrets
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -314,7 +315,7 @@ def test_items_change(shared: ShareableList[Any]) -> None:
             shared[index] = value
     with pytest.raises(TypeError, match="complex"):
         shared[0] = 1j
-    with pytest.raises(Exception, match="q"):
+    with pytest.raises(struct.error, match="64 bits"):
         shared[3] = 1 << 64
     assert list(shared) == ["encod\xe9s", b"HoWdY", -273.154, "text", "some", True, None]
 
@@ -348,7 +349,7 @@ def test_lists_by_name_and_pickle(shared: ShareableList[Any]) -> None:
 @pytest.mark.parametrize("values", [[object()], [1 << 64], [[1]]])
 def test_what_cannot_be_stored_leaves_nothing(values: list[Any]) -> None:
     name = fresh_name()
-    with pytest.raises(Exception, match=r"ShareableList|format"):
+    with pytest.raises((TypeError, struct.error), match="ShareableList"):
         ShareableList(values, name=name)
     assert not exists(name)
 

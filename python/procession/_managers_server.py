@@ -15,7 +15,6 @@ import queue
 import sys
 import threading
 import time
-import traceback
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
@@ -54,6 +53,12 @@ def all_methods(obj: object) -> list[str]:
 def public_methods(obj: object) -> list[str]:
     """The names of an object's methods that have no underscore in front."""
     return [name for name in all_methods(obj) if not name.startswith("_")]
+
+
+def _traceback() -> str:
+    import traceback  # with much that is only needed when something has gone wrong
+
+    return traceback.format_exc()
 
 
 def survives(obj: object) -> bool:
@@ -175,7 +180,7 @@ class Server:
         except EOFError:
             return
         except Exception:
-            answer = (wire.TRACEBACK, traceback.format_exc())
+            answer = (wire.TRACEBACK, _traceback())
         else:
             if name in ("accept_connection", "shutdown"):
                 return  # they answer themselves
@@ -196,7 +201,7 @@ class Server:
             except (EOFError, ConnectionError):
                 return
             except Exception:  # it cannot be unpickled here
-                undo, answer = None, (wire.TRACEBACK, traceback.format_exc())
+                undo, answer = None, (wire.TRACEBACK, _traceback())
             else:
                 self._in_flight.entries = []
                 undo, answer = self._call(ident, name, args, kwds)
@@ -218,13 +223,13 @@ class Server:
             else:
                 method = _UNEXPOSED[name].__get__(entry.obj)
         except Exception:
-            return None, (wire.TRACEBACK, traceback.format_exc())
+            return None, (wire.TRACEBACK, _traceback())
         try:
             result = method(*args, **kwds)
         except Exception as error:
             return None, self._error(error)
         except BaseException:  # it tried to end the server
-            return None, (wire.TRACEBACK, traceback.format_exc())
+            return None, (wire.TRACEBACK, _traceback())
         if result is entry.obj and name in _IN_PLACE:
             result = None  # the caller has a proxy for it
         typeid = entry.typeids.get(name)
@@ -233,12 +238,12 @@ class Server:
         try:
             shared, exposed = self.create(None, typeid, result)
         except Exception:
-            return None, (wire.TRACEBACK, traceback.format_exc())
+            return None, (wire.TRACEBACK, _traceback())
         return None, (wire.PROXY, (exposed, Token(typeid, self.address, shared)))
 
     def _error(self, error: Exception) -> tuple[str, Any]:
         """The answer that lets the client raise the error, if the error survives the way there."""
-        text = traceback.format_exc()
+        text = _traceback()
         if self.serializer == "pickle":
             packed = wire.pack_error(error, text)
             if survives(packed):
@@ -253,7 +258,7 @@ class Server:
             except (BrokenPipeError, ConnectionError):
                 return False
             except Exception:
-                conn.send((wire.UNSERIALIZABLE, traceback.format_exc()))
+                conn.send((wire.UNSERIALIZABLE, _traceback()))
         except Exception as error:
             util.info("manager's server cannot answer %s: %s", threading.current_thread(), error)
             return False

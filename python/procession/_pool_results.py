@@ -219,14 +219,16 @@ class ApplyResult:
                 if callback is not None:
                     callback(self._value)
         finally:
-            self._give_up_reporting()
+            self._go()
 
     def _give_up_reporting(self) -> None:
-        """Let those go on who wait for the callback."""
+        """Let those go on who wait for a callback that won't be called: the pool has ended."""
+        self._collect(None)
+        self._go()
+
+    def _go(self) -> None:
         self._callback = self._error_callback = None
-        if not self._done:
-            self._collect(0)
-            self._finish()
+        self._finish()
         if self._reported is not None:
             self._reported.set()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 import queue
 import threading
 import time
@@ -27,7 +28,7 @@ from .pool import Pool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
     from .context import BaseContext
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 __all__ = ["ThreadPool"]
 
 _KEYWORDS = 5
+
+#: Tasks that are submitted together are held back for at most so many seconds.
+_HOLD_BACK = 0.1
 
 
 class ThreadPool(Pool):
@@ -67,7 +71,7 @@ class ThreadPool(Pool):
         maxtasksperchild: int | None,
         context: BaseContext | None,
     ) -> None:
-        self._core = core = _Core()
+        self._core = core = _Core(self._processes)
         self._staff = _Threads(self._pool)
         try:
             for _ in range(self._processes):
@@ -105,9 +109,12 @@ class _Threads:
 class _Core:
     """What `PoolCore` is for processes."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
         self.changed = threading.Condition()
-        self.tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.tasks: deque[tuple[_Job, int, int, Any, Any]] = deque()
+        #: Each entry wakes a thread, which then performs tasks until there are none; False is the last one.
+        self.calls: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self.end: tuple[int, Any] | None = None
         self._closing = False
         self._open = 0
@@ -144,7 +151,7 @@ class _Core:
 
     def _end_workers(self) -> None:
         if self._closing and self._open == 0:
-            self.tasks.put(None)
+            self.calls.put(False)
             self.changed.notify_all()
 
     def terminate(self) -> None:
@@ -154,13 +161,9 @@ class _Core:
         with self.changed:
             if self.end is None:
                 self.end = (status, value)
+            self.tasks.clear()
             self.changed.notify_all()
-        try:
-            while True:
-                self.tasks.get_nowait()
-        except queue.Empty:
-            pass
-        self.tasks.put(None)
+        self.calls.put(False)
 
     def join(self, timeout: float | None) -> bool:
         """Don't wait: running tasks can't be ended. `_Threads.join` does."""
@@ -219,27 +222,43 @@ class _Job:
         return self._sealed and not self._missing
 
     def submit(self, kind: int, func: Any, payload: Any) -> None:
-        core = self._core
-        with core.changed:
-            if core.end is not None:
-                raise PoolTerminated("the pool has ended")
-            index = self.submitted
-            self.submitted += 1
-            self._missing.add(index)
-        core.tasks.put((self, index, kind, func, payload))
+        self._submit(kind, func, (payload,))
 
     def submit_many(
         self, kind: int, func: Any, payloads: Iterator[Any], count: int, ahead: int, name_item: Any
     ) -> tuple[bool, BaseException | None]:
+        # Those of a list all at once: a pool that is terminated right away has then begun none of them.
+        # A generator may be waiting for the results of what it gave before.
+        patience = _HOLD_BACK if operator.length_hint(payloads) else 0
+        began = time.monotonic()
+        ready: list[Any] = []
+        error: Exception | None = None
         try:
             for payload in itertools.islice(payloads, count):
-                self.submit(kind, func, payload)
-                count -= 1
+                ready.append(payload)
+                if time.monotonic() - began >= patience:
+                    count -= len(ready)
+                    self._submit(kind, func, ready)
+                    began = time.monotonic()
+                    ready = []
         except PoolTerminated:
             raise
-        except Exception as error:
-            return True, error
-        return count > 0, None
+        except Exception as e:
+            error = e
+        self._submit(kind, func, ready)
+        return error is not None or count > len(ready), error
+
+    def _submit(self, kind: int, func: Any, payloads: Sequence[Any]) -> None:
+        core = self._core
+        with core.changed:
+            if core.end is not None:
+                raise PoolTerminated("the pool has ended")
+            first = self.submitted
+            self.submitted += len(payloads)
+            self._missing.update(range(first, self.submitted))
+            core.tasks.extend([(self, index, kind, func, payload) for index, payload in enumerate(payloads, first)])
+        for _ in range(min(len(payloads), core.threads)):
+            core.calls.put(True)
 
     def seal(self) -> None:
         if not self._sealed:
@@ -305,14 +324,17 @@ def _work(core: _Core, initializer: Callable[..., object] | None, initargs: tupl
         except BaseException as error:
             core.stop(BROKEN, ("the pool is broken: its initializer failed", error))
             return
-    while True:
-        task = core.tasks.get()
-        if task is None:
-            # For the next one.
-            core.tasks.put(None)
-            return
-        _perform(*task)
-        del task
+    more = True
+    while more:
+        more = core.calls.get()
+        while core.tasks:
+            try:
+                task = core.tasks.popleft()
+            except IndexError:
+                break
+            _perform(*task)
+            del task
+    core.calls.put(False)  # for the next one
 
 
 def _perform(job: _Job, index: int, kind: int, func: Any, payload: Any) -> None:

@@ -21,7 +21,7 @@ __all__ = ["ShareableList", "SharedMemory"]
 # shm_open() and shm_unlink(); no stub knows of it.
 _posix: Any = importlib.import_module("_posixshmem")
 
-_T = TypeVar("_T", int, float, bool, str, bytes, None)
+_T = TypeVar("_T", bound=int | float | bool | str | bytes | None)
 
 _USE_POSIX = True
 _SHM_NAME_PREFIX = "/psm_"
@@ -227,6 +227,8 @@ def _encoded(value: Any) -> tuple[str, Any, int]:
             f"a ShareableList holds int, float, bool, str, bytes and None, "
             f"not {type(value).__name__}"
         )
+    if form == "q" and not -(1 << 63) <= value < 1 << 63:
+        raise struct.error(f"a ShareableList holds integers of 64 bits, not {value}")
     return form, value, _AS_IT_IS
 
 
@@ -341,7 +343,6 @@ class ShareableList(Generic[_T]):
                     f"of {end - at} bytes"
                 )
             form = f"{end - at}s"
-        # Packed first: a value that cannot be (an int beyond 64 bits) leaves the item as it was.
         packed = struct.pack(f"={form}", data)
         buf = self.shm.buf
         buf[self._items_at + at : self._items_at + at + len(packed)] = packed

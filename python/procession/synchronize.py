@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
-    from typing import Literal, TypeVar
+    from typing import Literal, Self, TypeVar
 
     from .context import BaseContext
 
@@ -33,9 +33,24 @@ _ALL = 2**32 - 1
 
 
 class SemLock:
-    """What locks and semaphores have in common: a name to recognise them by."""
+    """What locks and semaphores have in common: a name to recognise them by.
+
+    The standard library's own `Queue`, of which `concurrent.futures.ProcessPoolExecutor` makes one in whatever
+    context it is given, asks a semaphore's `_semlock` for its value. So does this offer one: the object itself.
+    """
 
     __slots__ = ()
+
+    @property
+    def _semlock(self) -> Self:
+        return self
+
+    def _get_value(self) -> int:
+        free = getattr(self, "get_value", None)
+        return free() if free is not None else int(not self.locked())  # type: ignore[attr-defined]
+
+    def _is_zero(self) -> bool:
+        return self._get_value() == 0
 
 
 class Lock(_procession.Lock, SemLock):

@@ -354,11 +354,17 @@ pub fn child_entry() -> Result<Option<Entry>, EntryError> {
     let Some((start, memory)) = start::how_started().map_err(EntryError::Told)? else {
         return Ok(None);
     };
-    let seat = match &start {
-        Start::Child { ticket, .. } => ticket.seat,
-        Start::Server { seat, .. } => *seat,
+    let (seat, parent, ends_with_parent) = match &start {
+        Start::Child { ticket, .. } => (ticket.seat, ticket.parent, ticket.daemon),
+        Start::Server { seat, parent, .. } => (*seat, *parent, true),
     };
-    family::join_family(memory, seat).map_err(EntryError::Family)?;
+    family::join_family(memory, seat).map_err(|error| {
+        if ends_with_parent && sys::parent_id() != parent {
+            // The reason, and that is no error.
+            sys::kill_self();
+        }
+        EntryError::Family(error)
+    })?;
     match start {
         Start::Child { ticket, fds } => {
             check_in(&ticket.name);

@@ -327,6 +327,26 @@ fn an_idle_worker_killed_is_replaced_and_nothing_is_lost() {
     finish(&pool);
 }
 
+#[test]
+fn workers_killed_at_start_dont_break_a_pool_in_which_one_works() {
+    let (pool, forks) = pool(2);
+    until("ready", || all_ready(&pool));
+    let healthy = pool.workers()[1].pid;
+    for _ in 0..8 {
+        let launched = forks.launched.load(Ordering::SeqCst);
+        let victim = pool.workers()[0].pid;
+        if victim != 0 && kill(victim) {
+            until("replaced", || {
+                forks.launched.load(Ordering::SeqCst) > launched
+            });
+        }
+    }
+    assert_eq!(done(ask(&pool, b"estill")), b"still");
+    assert_eq!(pool.workers()[1].pid, healthy);
+    assert_eq!(pool.state(), State::Running);
+    finish(&pool);
+}
+
 /// Workers are killed at any instant for a while: each task still has exactly one reply, each that
 /// was done has its own result, and no more are lost than workers were killed.
 #[test]

@@ -48,8 +48,14 @@ fn nothing_is_left_of_children() {
     let _alone = alone();
     for method in METHODS {
         // The server stays.
-        end_of(&start(method, EXIT));
-        let objects = family().expect("is there").stats().objects;
+        eventually(
+            "what other tests left is gone",
+            Duration::from_secs(20),
+            || {
+                end_of(&start(method, EXIT));
+                family().expect("is there").stats().objects == 0
+            },
+        );
         let (fds, children) = (open_fds(), kernel_children());
         let large = vec![7u8; 300_000];
         let payload = Outgoing {
@@ -79,7 +85,7 @@ fn nothing_is_left_of_children() {
         assert_eq!(kernel_children(), children, "{method:?}");
         assert_eq!(
             family.stats().objects,
-            objects,
+            0,
             "{method:?}: what children held has gone back"
         );
         let others = family
@@ -281,15 +287,10 @@ fn daemons_of_a_parent_killed_at_any_moment_end() {
         std::thread::sleep(Duration::from_micros(round * 397));
         parent.kill(9).expect("is there");
         assert_eq!(end_of(&parent), ExitStatus::Signal(9));
-        let begin = Instant::now();
+        // Some are just starting, and die when they get as far as to notice.
         assert!(
-            poll::readable(read.as_fd(), Some(Duration::from_secs(5))).expect("polls"),
+            poll::readable(read.as_fd(), Some(Duration::from_secs(20))).expect("polls"),
             "round {round}: somebody lives on"
-        );
-        assert!(
-            begin.elapsed() < Duration::from_secs(1),
-            "{:?}",
-            begin.elapsed()
         );
         assert_eq!(read.read(&mut [0]).expect("reads"), 0);
     }

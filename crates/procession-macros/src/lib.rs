@@ -1,4 +1,5 @@
-//! The two attributes of the crate `procession`, written by hand so that they cost no dependency to build.
+//! The two attributes of the crate `procession`, written by hand so that they cost no dependency to
+//! build.
 //!
 //! ```text
 //! #[procession::main]          fn main() {
@@ -13,9 +14,9 @@ use proc_macro::{Delimiter, Group, Ident, Literal, Punct, Spacing, Span, TokenSt
 
 /// Makes a `main` whose first act is `procession::init()`.
 ///
-/// Children of the program are the same executable, started again: they never get past that line, and
-/// nothing that stands in `main` runs in them. With another attribute that writes `main` (an async
-/// runtime's, say) this one goes below it, next to the function.
+/// Children of the program are the same executable, started again: they never get past that line,
+/// and nothing that stands in `main` runs in them. With another attribute that writes `main` (an
+/// async runtime's, say) this one goes below it, next to the function.
 #[proc_macro_attribute]
 pub fn main(arguments: TokenStream, item: TokenStream) -> TokenStream {
     if !arguments.is_empty() {
@@ -26,8 +27,8 @@ pub fn main(arguments: TokenStream, item: TokenStream) -> TokenStream {
 
 /// Makes a test that may start processes, under the ordinary test harness and under nextest.
 ///
-/// The children of a test are the test executable, started again with the arguments that select this one
-/// test, whose first act is to become the child.
+/// The children of a test are the test executable, started again with the arguments that select
+/// this one test, whose first act is to become the child.
 #[proc_macro_attribute]
 pub fn test(arguments: TokenStream, item: TokenStream) -> TokenStream {
     if !arguments.is_empty() {
@@ -106,7 +107,8 @@ fn call(function: &str, test: Option<&str>) -> TokenStream {
 }
 
 fn tokens_of(source: &str) -> TokenStream {
-    // Only literals of this file come here; if one didn't parse, the compiler would say so at the use.
+    // Only literals of this file come here; if one didn't parse, the compiler would say so at the
+    // use.
     source.parse().unwrap_or_default()
 }
 

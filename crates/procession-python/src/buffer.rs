@@ -106,13 +106,9 @@ pub(crate) unsafe fn export(
 pub(crate) fn bytes_of<'py>(py: Python<'py>, block: &Block) -> PyResult<Bound<'py, PyBytes>> {
     let length = block.len() as ffi::Py_ssize_t;
     // SAFETY: the block's memory is mapped, `len` bytes long, and held by `block` during the call,
-    // which copies it. The interpreter is held. The result is a new reference or null with an
-    // exception set.
-    let bytes = unsafe {
-        Bound::from_owned_ptr_or_err(
-            py,
-            ffi::PyBytes_FromStringAndSize(block.as_ptr().cast(), length),
-        )
-    }?;
+    // which copies it. The interpreter is held.
+    let bytes = unsafe { ffi::PyBytes_FromStringAndSize(block.as_ptr().cast(), length) };
+    // SAFETY: that is a new reference, or null with an exception set.
+    let bytes = unsafe { Bound::from_owned_ptr_or_err(py, bytes) }?;
     Ok(bytes.cast_into()?)
 }

@@ -66,5 +66,6 @@ fn _procession(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<sync::RLock>()?;
     module.add_class::<sync::Semaphore>()?;
     module.add_class::<sync::WaitQueue>()?;
-    Ok(())
+    // Made by adding; what is private is said by its name here.
+    module.delattr("__all__")
 }

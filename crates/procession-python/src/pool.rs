@@ -12,7 +12,7 @@
 //! `FAILED` for `what`; behind `FAILED` are bytes that only Python code looks into.
 
 use std::os::fd::RawFd;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use procession_engine::pool::{
     Breakage, HEADER, Job, JoinError, LaunchError, Launched, Launcher, NotRunning, Options, Pool,
@@ -122,27 +122,37 @@ impl PoolFunction {
 
 /// Starts workers by asking Python code to.
 struct PythonLauncher {
-    replace: Py<PyAny>,
+    /// Taken out when the pool has ended, by a thread that has the interpreter: the supervisor, which
+    /// lets go of this last, does not.
+    replace: Mutex<Option<Py<PyAny>>>,
+}
+
+impl PythonLauncher {
+    /// Locked for a moment, and nothing of Python happens meanwhile.
+    fn place(&self) -> MutexGuard<'_, Option<Py<PyAny>>> {
+        self.replace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Launcher for PythonLauncher {
     fn launch(&self, _pool: Handle, slot: u32) -> Result<Launched, LaunchError> {
+        let ending = || LaunchError {
+            message: String::from("the program is ending"),
+            fatal: true,
+        };
         let started = Python::try_attach(|py| {
-            let workers = self
-                .replace
+            let replace = self.place().as_ref().map(|replace| replace.clone_ref(py));
+            let replace = replace.ok_or_else(ending)?;
+            let worker = replace
                 .call1(py, (slot,))
                 .and_then(|worker| introduced(worker.bind(py)));
-            workers.map_err(|error| LaunchError {
+            worker.map_err(|error| LaunchError {
                 message: error.to_string(),
                 // A lack of processes or memory may pass; what else goes wrong will go wrong again.
                 fatal: !error.is_instance_of::<PyOSError>(py),
             })
         });
-        let exiting = || LaunchError {
-            message: String::from("the interpreter is being shut down"),
-            fatal: true,
-        };
-        started.unwrap_or_else(|| Err(exiting()))
+        started.unwrap_or_else(|| Err(ending()))
     }
 
     fn ended(&self, _slot: u32, _worker: &Launched, _status: ExitStatus) {
@@ -164,6 +174,7 @@ pub(crate) struct PoolCore {
     prepared: Mutex<Option<Prepared>>,
     handle: Handle,
     pool: OnceLock<Pool>,
+    launcher: OnceLock<Arc<PythonLauncher>>,
 }
 
 impl PoolCore {
@@ -193,6 +204,7 @@ impl PoolCore {
             handle: prepared.handle(),
             prepared: Mutex::new(Some(prepared)),
             pool: OnceLock::new(),
+            launcher: OnceLock::new(),
         })
     }
 
@@ -221,9 +233,14 @@ impl PoolCore {
             .take();
         let prepared =
             prepared.ok_or_else(|| PyRuntimeError::new_err("the pool has its workers already"))?;
+        let launcher = Arc::new(PythonLauncher {
+            replace: Mutex::new(Some(replace)),
+        });
         let pool = prepared
-            .supervise(workers, Arc::new(PythonLauncher { replace }))
+            .supervise(workers, Arc::clone(&launcher) as Arc<dyn Launcher>)
             .or_raise(py)?;
+        // Nobody else has set them: `prepared` was there.
+        let _ = self.launcher.set(launcher);
         let _ = self.pool.set(pool);
         Ok(())
     }
@@ -322,7 +339,14 @@ impl PoolCore {
             return Ok(true);
         };
         match wait::blocking(py, timeout, |patience| pool.join(patience))? {
-            Ok(()) => Ok(true),
+            Ok(()) => {
+                let replace = self
+                    .launcher
+                    .get()
+                    .and_then(|launcher| launcher.place().take());
+                drop(replace);
+                Ok(true)
+            }
             Err(JoinError::Wait(WaitError::TimedOut | WaitError::Interrupted)) => Ok(false),
             Err(error @ (JoinError::StillRunning | JoinError::Foreign)) => {
                 Err(PyValueError::new_err(error.to_string()))

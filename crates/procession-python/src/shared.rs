@@ -84,12 +84,12 @@ pub(crate) fn reduce<'py>(
 /// Rebuilds an object of the arena in the process that unpickles it.
 #[pyfunction]
 pub(crate) fn _rebuild<'py>(
-    class: &Bound<'py, PyType>,
+    cls: &Bound<'py, PyType>,
     handle: &Bound<'py, PyBytes>,
     own: u8,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let py = class.py();
-    let object = class.call_method1(pyo3::intern!(py, "__new__"), (class,))?;
+    let py = cls.py();
+    let object = cls.call_method1(pyo3::intern!(py, "__new__"), (cls,))?;
     object.call_method1(pyo3::intern!(py, "_adopt"), (handle, own))?;
     Ok(object)
 }

@@ -83,6 +83,16 @@ mod model {
                     self.0.fetch_or(value, order)
                 }
 
+                /// The latest value, as the kernel sees it: after a full barrier, but changing and
+                /// releasing nothing. loom lets an exchange alone see it, so this one is to fail.
+                pub(crate) fn latest(&self) -> $value {
+                    fence(Ordering::SeqCst);
+                    let never = <$value>::MAX / 3;
+                    self.0
+                        .compare_exchange(never, never, Ordering::Relaxed, Ordering::Relaxed)
+                        .unwrap_or_else(|latest| latest)
+                }
+
                 pub fn fetch_update(
                     &self,
                     success: Ordering,

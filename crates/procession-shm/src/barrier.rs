@@ -330,7 +330,7 @@ impl RawBarrier {
 }
 
 fn reset_bit(state: u32) -> u64 {
-    1 << (state >> 2) % 64
+    1 << ((state >> 2) % 64)
 }
 
 fn given_up(error: WaitError) -> BarrierError {

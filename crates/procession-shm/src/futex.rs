@@ -20,7 +20,7 @@ mod model {
     use loom::sync::{Condvar, Mutex};
     use procession_sys::futex::Wake;
 
-    use crate::atomic::{AtomicU32, Ordering};
+    use crate::atomic::AtomicU32;
 
     struct Sleeper {
         place: usize,
@@ -54,9 +54,8 @@ mod model {
         let (bell, woken) = (Arc::new(Condvar::new()), Arc::new(Mutex::new(None)));
         {
             let mut table = table();
-            // The kernel looks after a full barrier, under the lock that wakers take. A plain load
-            // would be stale here as often as loom likes.
-            if word.fetch_or(0, Ordering::SeqCst) != expected {
+            // Under the lock that wakers take, as in the kernel.
+            if word.latest() != expected {
                 return Wake::Woken;
             }
             let ticks = table.ticks;

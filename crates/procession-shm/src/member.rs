@@ -4,15 +4,18 @@
 //!
 //! | state | meaning | leaves it |
 //! | --- | --- | --- |
-//! | FREE | nobody | `reserve`, by compare-and-swap to RESERVED |
+//! | FREE | nobody; until it is used again the entry says who was there | `reserve`, by compare-and-swap to PREPARING |
+//! | PREPARING | `who` fills it in: the pid is still the last user's | `who`, to RESERVED; a reaper, to REAPING |
 //! | RESERVED | `who` keeps it for a child about to start | the child, to ALIVE; `who` or a reaper, to REAPING |
 //! | ALIVE | a process (pid and start time were written before) | the process itself, to LEFT; a reaper, to REAPING |
 //! | LEFT | ended in good order, has given back its references | a reaper, to REAPING_LEFT |
+//! | CLEARING | dead; `who` takes some of its references away, in a moment | `who`, back to ALIVE; when `who` is dead another |
 //! | REAPING | `who` gives back what the member held; may be taken over when `who` dies | `who`, to FREE with the next generation |
 //! | REAPING_LEFT | the same, of one that ended in good order | the same |
 
 use std::fmt;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use procession_sys::liveness;
 
@@ -125,6 +128,10 @@ const ALIVE: u64 = 2;
 const LEFT: u64 = 3;
 const REAPING: u64 = 4;
 const REAPING_LEFT: u64 = 5;
+const PREPARING: u64 = 6;
+const CLEARING: u64 = 7;
+/// A reaper waits so long for one who clears: should that one be stopped, the entry is lost.
+const CLEARED_IN: Duration = Duration::from_secs(2);
 
 /// One member's entry.
 #[repr(C)]
@@ -238,10 +245,10 @@ impl Arena {
                 let id = MemberId::new(index, generation_of(seen));
                 // A root keeps its entry for itself: should it die now, it is seen to be dead.
                 let reserver = parent.unwrap_or(id);
-                let taken = word(id.generation(), RESERVED, reserver.to_raw());
+                let preparing = word(id.generation(), PREPARING, reserver.to_raw());
                 if entry
                     .state
-                    .compare_exchange(seen, taken, Ordering::SeqCst, Ordering::SeqCst)
+                    .compare_exchange(seen, preparing, Ordering::SeqCst, Ordering::SeqCst)
                     .is_err()
                 {
                     continue;
@@ -255,6 +262,10 @@ impl Arena {
                     .store(parent.map_or(0, MemberId::to_raw), Ordering::Relaxed);
                 entry.role.store(role as u32, Ordering::Relaxed);
                 entry.set_name(name);
+                entry.state.store(
+                    word(id.generation(), RESERVED, reserver.to_raw()),
+                    Ordering::SeqCst,
+                );
                 return Ok(id);
             }
         }
@@ -317,20 +328,14 @@ impl Arena {
         };
         match state_of(seen) {
             ALIVE => !is_running(entry),
-            RESERVED => self.is_seat_dead(id, entry, seen),
+            RESERVED if entry.pid.load(Ordering::SeqCst) != 0 => !is_running(entry),
+            RESERVED | PREPARING => match who_of(seen) {
+                // A root between its steps: nobody else can know it yet.
+                Some(reserver) if reserver == id => false,
+                Some(reserver) => self.is_dead(reserver),
+                None => true,
+            },
             _ => true,
-        }
-    }
-
-    fn is_seat_dead(&self, id: MemberId, entry: &Entry, seen: u64) -> bool {
-        if entry.pid.load(Ordering::SeqCst) != 0 {
-            return !is_running(entry);
-        }
-        match who_of(seen) {
-            // A root between its two steps: nobody else can know it yet.
-            Some(reserver) if reserver == id => false,
-            Some(reserver) => self.is_dead(reserver),
-            None => true,
         }
     }
 
@@ -349,7 +354,7 @@ impl Arena {
     /// Gives back all that a dead member held and frees its entry. Does nothing if it is gone already.
     /// The caller knows that it is dead.
     pub fn reap(&self, by: MemberId, dead: MemberId) {
-        let Some((entry, seen)) = self.entry_of(dead) else {
+        let Some((entry, seen)) = self.await_cleared(dead) else {
             return;
         };
         let left = matches!(state_of(seen), LEFT | REAPING_LEFT);
@@ -359,7 +364,7 @@ impl Arena {
             FREE => return,
             // One only, or the second could still be at it when the entry has a new user. If it is
             // this process's, another thread does it.
-            REAPING | REAPING_LEFT
+            REAPING | REAPING_LEFT | CLEARING
                 if who_of(seen).is_some_and(|who| who == by || !self.is_dead(who)) =>
             {
                 return;
@@ -381,13 +386,26 @@ impl Arena {
             entry.lost.fetch_or(bit, Ordering::SeqCst);
         }
         self.give_back_all(by, dead);
-        // The next user's seat must not be taken for this one's process.
-        entry.pid.store(0, Ordering::SeqCst);
         let free = word(dead.generation().wrapping_add(1), FREE, 0);
         // Fails only if another took us for dead and did it all again: as good.
         let _ = entry
             .state
             .compare_exchange(claimed, free, Ordering::SeqCst, Ordering::SeqCst);
+    }
+
+    /// The entry, once nobody is about to clear references of that member.
+    fn await_cleared(&self, dead: MemberId) -> Option<(&Entry, u64)> {
+        let mut since = None;
+        loop {
+            let (entry, seen) = self.entry_of(dead)?;
+            let busy = state_of(seen) == CLEARING
+                && who_of(seen).is_some_and(|who| !self.is_dead(who))
+                && since.get_or_insert_with(Instant::now).elapsed() < CLEARED_IN;
+            if !busy {
+                return Some((entry, seen));
+            }
+            std::thread::yield_now();
+        }
     }
 
     /// Reaps the dead members whose parent is gone too: nobody else will. A dead member whose parent
@@ -402,7 +420,10 @@ impl Arena {
             }
             let parent = MemberId::from_raw(entry.parent.load(Ordering::Relaxed));
             let orphan = parent != Some(by) && parent.is_none_or(|parent| self.is_dead(parent));
-            if orphan && self.is_dead(id) {
+            // One that has left may still run a little, and other threads of it hold things: only
+            // once it is gone can its entry, and with it its bits, be another's.
+            let runs_on = state_of(seen) == LEFT && is_running(entry);
+            if orphan && !runs_on && self.is_dead(id) {
                 self.reap(by, id);
             }
         }
@@ -413,10 +434,12 @@ impl Arena {
         let entry = self.member_entry(index);
         let seen = entry.state.load(Ordering::SeqCst);
         let id = MemberId::new(index, generation_of(seen));
-        if state_of(seen) != ALIVE || id == by || !self.is_dead(id) {
+        let abandoned = state_of(seen) == CLEARING
+            && who_of(seen).is_some_and(|who| who != by && self.is_dead(who));
+        if !(state_of(seen) == ALIVE || abandoned) || id == by || !self.is_dead(id) {
             return;
         }
-        let claimed = word(id.generation(), REAPING, by.to_raw());
+        let claimed = word(id.generation(), CLEARING, by.to_raw());
         if entry
             .state
             .compare_exchange(seen, claimed, Ordering::SeqCst, Ordering::SeqCst)
@@ -424,9 +447,11 @@ impl Arena {
         {
             act();
             // Fails only if another took us for dead and reaped it.
-            let _ = entry
-                .state
-                .compare_exchange(claimed, seen, Ordering::SeqCst, Ordering::SeqCst);
+            let alive = word(id.generation(), ALIVE, 0);
+            let _ =
+                entry
+                    .state
+                    .compare_exchange(claimed, alive, Ordering::SeqCst, Ordering::SeqCst);
         }
     }
 

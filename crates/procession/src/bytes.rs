@@ -15,8 +15,9 @@ const LARGE: usize = 16 << 10;
 
 /// Bytes to be sent, cheap to clone and not serialised one by one.
 ///
-/// A large `Vec<u8>` in an argument or message passes through the serialiser; `Bytes` are copied once into
-/// the memory that the processes share and once out of it. In any other respect they are a `[u8]`.
+/// A large `Vec<u8>` in an argument or message passes through the serialiser; `Bytes` are copied
+/// once into the memory that the processes share and once out of it. In any other respect they are
+/// a `[u8]`.
 ///
 /// ```
 /// use procession::Bytes;

@@ -9,8 +9,9 @@ use crate::error::Result;
 use crate::process::{ExitStatus, Running, SIGINT, SIGKILL, SIGTERM, StartMethod};
 use crate::start;
 
-/// What this process was started as: the one with its pid. (A process that was forked has copies of what its
-/// ancestors were started as. A `Mutex` would do for one, were it not that another thread may hold it at a fork.)
+/// What this process was started as: the one with its pid. (A process that was forked has copies of
+/// what its ancestors were started as. A `Mutex` would do for one, were it not that another thread
+/// may hold it at a fork.)
 static STARTED: [OnceLock<Started>; 16] = [const { OnceLock::new() }; 16];
 
 #[derive(Debug)]
@@ -115,7 +116,8 @@ impl ParentProcess {
 
     /// Whether it still runs.
     pub fn is_alive(&self) -> bool {
-        // The family's table knows when the process started, so another one with its pid is not mistaken for it.
+        // The family's table knows when the process started, so another one with its pid is not
+        // mistaken for it.
         engine::family().is_ok_and(|family| {
             family
                 .members()
@@ -131,8 +133,8 @@ pub struct ActiveChild {
     running: Arc<Running>,
 }
 
-/// The processes that this one has started by [`Process`](crate::Process), and that run. Those whose `Process` was
-/// dropped are not among them, nor are the workers of pools.
+/// The processes that this one has started by [`Process`](crate::Process), and that run. Those
+/// whose `Process` was dropped are not among them, nor are the workers of pools.
 pub fn active_children() -> Vec<ActiveChild> {
     start::children()
         .into_iter()

@@ -1,24 +1,25 @@
 //! How a function is named so that another process of the same program can call it.
 //!
-//! A function item or a closure without captures has no data: its type *is* the function. For each such
-//! type that is handed to this crate the compiler makes one [`Entry`], a record in the read-only data of the
-//! executable with the address of a function that decodes arguments, calls the user's function and encodes
-//! what it returns. The record is named by its distance from the start of the executable's image, which is
-//! the same in every process that runs the same file, wherever the kernel has put the image.
+//! A function item or a closure without captures has no data: its type *is* the function. For each
+//! such type that is handed to this crate the compiler makes one [`Entry`], a record in the
+//! read-only data of the executable with the address of a function that decodes arguments, calls
+//! the user's function and encodes what it returns. The record is named by its distance from the
+//! start of the executable's image, which is the same in every process that runs the same file,
+//! wherever the kernel has put the image.
 //!
-//! A name that comes in is not trusted. It is followed only after these have been checked, and otherwise
-//! it is an error:
+//! A name that comes in is not trusted. It is followed only after these have been checked, and
+//! otherwise it is an error:
 //!
 //! 1. the build that made the name is this one ([`Image::identity`]);
 //! 2. the record lies, aligned and as a whole, within read-only data of the executable;
 //! 3. the record starts and ends with [`HEAD`] and [`TAIL`];
-//! 4. the names of the types it was made for are those the caller meant. The function in the record asks
-//!    this itself, before it touches the arguments.
+//! 4. the names of the types it was made for are those the caller meant. The function in the record
+//!    asks this itself, before it touches the arguments.
 //!
-//! Why not a safe registry: the functions are generic, so they exist only where a user's call makes the
-//! compiler instantiate them, and statics (what `linkme` and `inventory` collect) can't be generic. A macro
-//! on every function would do, at the price of closures and of functions from other crates. So this is the
-//! one module of the crate with `unsafe` in it.
+//! Why not a safe registry: the functions are generic, so they exist only where a user's call makes
+//! the compiler instantiate them, and statics (what `linkme` and `inventory` collect) can't be
+//! generic. A macro on every function would do, at the price of closures and of functions from
+//! other crates. So this is the one module of the crate with `unsafe` in it.
 
 #![allow(
     unsafe_code,
@@ -174,28 +175,30 @@ fn find(name: &EntryName) -> Result<Entry, EntryError> {
                 && align_of::<Entry>() == align_of::<[u64; 5]>()
         )
     };
-    // SAFETY: `holds` has checked that the 40 bytes lie, aligned, within one segment of the executable that
-    // is mapped readable and is not written to after start-up; any bytes are valid integers. The image of the
-    // executable is never unmapped.
+    // SAFETY: `holds` has checked that the 40 bytes lie, aligned, within one segment of the
+    // executable that is mapped readable and is not written to after start-up; any bytes are valid
+    // integers. The image of the executable is never unmapped.
     let words = unsafe { words.read() };
     if words[..2] != HEAD || words[3..] != TAIL {
         return Err(EntryError::NoSuchFunction);
     }
-    // SAFETY: the place is readable and aligned as above, and holds an `Entry`: 32 bytes drawn at random
-    // stand where only the statics made in `EntryOf` have them, in an executable that is, by its identity,
-    // the one the name was made in, at the very distance where that process saw such a static.
+    // SAFETY: the place is readable and aligned as above, and holds an `Entry`: 32 bytes drawn at
+    // random stand where only the statics made in `EntryOf` have them, in an executable that is, by
+    // its identity, the one the name was made in, at the very distance where that process saw such
+    // a static.
     Ok(unsafe { std::ptr::with_exposed_provenance::<Entry>(place).read() })
 }
 
 /// A value of the function's type, made from nothing.
 fn value<F: Copy + Send + Sync + 'static>() -> &'static F {
     const { assert!(size_of::<F>() == 0) };
-    // SAFETY: a type of size zero has no bytes, so a dangling, aligned, non-null pointer is one to a valid
-    // value of it, for any lifetime that the type allows. May such a value exist here? `F` is inhabited,
-    // since `name` was called with one to make the request, and it is `Copy + Send + Sync + 'static`: who
-    // has one may make another for any other thread. All there is to a function item or to a closure
-    // without captures is its type. (A closure could capture a zero-sized *token* whose existence its
-    // author takes as proof of something done in this process; the documentation of `Function` forbids it.)
+    // SAFETY: a type of size zero has no bytes, so a dangling, aligned, non-null pointer is one to
+    // a valid value of it, for any lifetime that the type allows. May such a value exist here? `F`
+    // is inhabited, since `name` was called with one to make the request, and it is
+    // `Copy + Send + Sync + 'static`: who has one may make another for any other thread. All there
+    // is to a function item or to a closure without captures is its type. (A closure could capture
+    // a zero-sized *token* whose existence its author takes as proof of something done in this
+    // process; the documentation of `Function` forbids it.)
     unsafe { NonNull::<F>::dangling().as_ref() }
 }
 
@@ -224,8 +227,8 @@ fn mix(hash: u64, bytes: &[u8]) -> u64 {
 #[derive(Debug, Default)]
 struct Image {
     base: usize,
-    /// Start and end of what is readable and not written to: read-only segments, and what the loader
-    /// protects once it has filled in the addresses.
+    /// Start and end of what is readable and not written to: read-only segments, and what the
+    /// loader protects once it has filled in the addresses.
     read_only: Vec<(usize, usize)>,
     /// Tells this build from any other.
     identity: u64,
@@ -251,8 +254,9 @@ impl Image {
     fn inspect() -> Image {
         let mut headers = Headers::default();
         let data = std::ptr::from_mut(&mut headers).cast::<c_void>();
-        // SAFETY: `first_object` is a function of the type asked for that doesn't unwind, and `data` is the
-        // pointer to `Headers` which it expects, valid and not otherwise used during the call.
+        // SAFETY: `first_object` is a function of the type asked for that doesn't unwind, and
+        // `data` is the pointer to `Headers` which it expects, valid and not otherwise used during
+        // the call.
         unsafe { libc::dl_iterate_phdr(Some(first_object), data) };
 
         let mut hasher = DefaultHasher::new();
@@ -277,13 +281,15 @@ impl Image {
             .segments
             .iter()
             .filter(|segment| {
-                let flags = segment.flags & (libc::PF_R | libc::PF_W | libc::PF_X);
+                let (readable, writable) = (
+                    segment.flags & libc::PF_R != 0,
+                    segment.flags & libc::PF_W != 0,
+                );
                 match segment.kind {
                     libc::PT_GNU_RELRO => true,
-                    // Without that protection the filled-in addresses stay among the writable data.
-                    libc::PT_LOAD => {
-                        flags == libc::PF_R || (!protects && flags == libc::PF_R | libc::PF_W)
-                    }
+                    // Constants may share a segment with code. Without that protection the
+                    // filled-in addresses stay among the writable data.
+                    libc::PT_LOAD => readable && (!writable || !protects),
                     _ => false,
                 }
             })
@@ -314,7 +320,8 @@ struct Segment {
     length: usize,
 }
 
-/// Called by `dl_iterate_phdr`, first for the executable itself; its answer 1 ends the iteration there.
+/// Called by `dl_iterate_phdr`, first for the executable itself; its answer 1 ends the iteration
+/// there.
 unsafe extern "C" fn first_object(
     info: *mut libc::dl_phdr_info,
     _size: usize,

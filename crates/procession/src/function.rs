@@ -15,8 +15,9 @@ use crate::wire::{self, Packed};
 
 /// A function, or a closure without captures, that can be called in another process with `Args`.
 ///
-/// It is implemented for all of them with up to eight parameters; you never implement it. `Args` is a tuple
-/// with one value for each parameter, `()` for none; where there is one parameter, the bare value will do:
+/// It is implemented for all of them with up to eight parameters; you never implement it. `Args` is
+/// a tuple with one value for each parameter, `()` for none; where there is one parameter, the bare
+/// value will do:
 ///
 /// ```
 /// # use procession::Process;
@@ -33,9 +34,9 @@ use crate::wire::{self, Packed};
 /// # }
 /// ```
 ///
-/// Another process of the same program finds the function by its place in the executable. Data that a closure
-/// captured would be left behind, so a closure that captures is refused when the program is compiled. Give
-/// it parameters instead:
+/// Another process of the same program finds the function by its place in the executable. Data that
+/// a closure captured would be left behind, so a closure that captures is refused when the program
+/// is compiled. Give it parameters instead:
 ///
 /// ```compile_fail
 /// # use procession::Process;
@@ -45,9 +46,9 @@ use crate::wire::{self, Packed};
 ///
 /// Parameters and results are serialised, so they own what they hold (`String`, not `&str`).
 ///
-/// The closure's type is all that travels, so a closure must not capture a zero-sized *token* either, one that
-/// stands for something done in this process (an initialised library, a lock held): there is no such thing in
-/// the process where it is called.
+/// The closure's type is all that travels, so a closure must not capture a zero-sized *token*
+/// either, one that stands for something done in this process (an initialised library, a lock
+/// held): there is no such thing in the process where it is called.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` can't be called in another process with the arguments `{Args}`",
     label = "not a function of those arguments, or a closure that captures variables",
@@ -68,11 +69,13 @@ mod sealed {
     pub trait Sealed<Args, Shape> {}
 }
 
-/// The argument is given as it is. Part of [`Function`]'s type so that the compiler can tell the ways apart.
+/// The argument is given as it is. Part of [`Function`]'s type so that the compiler can tell the
+/// ways apart.
 #[derive(Debug)]
 pub enum Whole {}
 
-/// The arguments are given as a tuple. Part of [`Function`]'s type so that the compiler can tell the ways apart.
+/// The arguments are given as a tuple. Part of [`Function`]'s type so that the compiler can tell
+/// the ways apart.
 #[derive(Debug)]
 pub struct Spread<Args>(std::convert::Infallible, std::marker::PhantomData<Args>);
 
@@ -152,7 +155,8 @@ pub(crate) struct Request<'a> {
     pub(crate) headroom: usize,
 }
 
-/// The message that a call came in. It keeps alive what the arguments refer to, until they are decoded.
+/// The message that a call came in. It keeps alive what the arguments refer to, until they are
+/// decoded.
 #[derive(Debug)]
 pub(crate) enum Carrier<'a> {
     Message(Message),
@@ -186,7 +190,8 @@ pub(crate) enum AnswerKind {
     Value,
     /// A [`Panic`].
     Panic,
-    /// The text of what was wrong with the call: the function was not called, or its result can't travel.
+    /// The text of what was wrong with the call: the function was not called, or its result can't
+    /// travel.
     Refusal,
 }
 
@@ -206,8 +211,8 @@ impl AnswerKind {
     }
 }
 
-/// Where an answer goes. Called while the value that the answer was made of still exists, so that what it
-/// refers to is kept alive until it is on its way.
+/// Where an answer goes. Called while the value that the answer was made of still exists, so that
+/// what it refers to is kept alive until it is on its way.
 pub(crate) type Sink<'a> = dyn FnMut(AnswerKind, &mut Packed) -> Result<(), AllocError> + 'a;
 
 /// Decodes the arguments, calls `function`, and puts what came of it into `sink`.

@@ -25,8 +25,8 @@
 //! }
 //! ```
 //!
-//! Where a thread is not enough: code that may crash, leak or never end, a library with global state, more memory than one
-//! process may have, work that must be stopped from outside.
+//! Where a thread is not enough: code that may crash, leak or never end, a library with global
+//! state, more memory than one process may have, work that must be stopped from outside.
 //!
 //! # What there is
 //!
@@ -40,23 +40,27 @@
 //!
 //! # The first line of main
 //!
-//! The children of a program are the same executable, started again: [`init`] turns such a process into the child it was
-//! started as, and never returns there. So it comes before everything else in `main`, by hand or by
-//! `#[procession::main]`. A program that forgets it gets an error that says so, when it starts its first process.
+//! The children of a program are the same executable, started again: [`init`] turns such a process
+//! into the child it was started as, and never returns there. So it comes before everything else in
+//! `main`, by hand or by `#[procession::main]`. A program that forgets it gets an error that says
+//! so, when it starts its first process.
 //!
 //! # Functions, arguments, results
 //!
-//! A process can call every [function and every closure without captures](Function) of the program. What it is given and
-//! what it returns goes through [serde](https://serde.rs), in a compact binary format, so it can be any type with `Serialize`
-//! and `Deserialize` that owns what it holds. A function is named by its place in the executable, and what comes in is
-//! checked before it is followed.
+//! A process can call every [function and every closure without captures](Function) of the program.
+//! What it is given and what it returns goes through [serde](https://serde.rs), in a compact binary
+//! format, so it can be any type with `Serialize` and `Deserialize` that owns what it holds. A
+//! function is named by its place in the executable, and what comes in is checked before it is
+//! followed.
 //!
 //! # Handles travel
 //!
-//! A [`Lock`], a [`Queue`], the end of a [`pipe()`] and all their like are names for something that the processes share. They are
-//! cloned at will, and can be part of arguments, of results, of messages in queues and pipes, and of the value under a lock,
-//! at any time, to any process of the family: this one, its children and theirs. What they name lives as long as
-//! anybody holds a name for it, or one is on its way. (Into a file they can't be serialised: there they would mean nothing.)
+//! A [`Lock`], a [`Queue`], the end of a [`pipe()`] and all their like are names for something that
+//! the processes share. They are cloned at will, and can be part of arguments, of results, of
+//! messages in queues and pipes, and of the value under a lock, at any time, to any process of the
+//! family: this one, its children and theirs. What they name lives as long as anybody holds a name
+//! for it, or one is on its way. (Into a file they can't be serialised: there they would mean
+//! nothing.)
 //!
 //! # What dies, and what the others see
 //!
@@ -76,14 +80,15 @@
 //!
 //! # Errors
 //!
-//! There is one [`Error`], with questions (`is_timeout`, `is_worker_lost`, ...) and causes. Where there is more to give, an
-//! operation has its own: [`JoinError`] of a process, [`Poisoned`] and [`TryLockError`] with the guard, [`SendError`] with
-//! the value. Each becomes an `Error` by `?`.
+//! There is one [`Error`], with questions (`is_timeout`, `is_worker_lost`, ...) and causes. Where
+//! there is more to give, an operation has its own: [`JoinError`] of a process, [`Poisoned`] and
+//! [`TryLockError`] with the guard, [`SendError`] with the value. Each becomes an `Error` by `?`.
 //!
 //! # Tests
 //!
-//! The harness owns `main` in tests, so there is [`#[procession::test]`](test) in the place of `#[test]`. It works with
-//! `cargo test` and with nextest.
+//! The harness owns `main` in tests, so there is
+//! [`#[procession::test]`](test) in the place of `#[test]`. It works with `cargo test` and with
+//! nextest.
 //!
 //! # Platform
 //!

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 /// A panic that ended a process's function, or a pool's task.
 ///
-/// Found in [`JoinError::panic`](crate::JoinError::panic) and [`Error::panic`](crate::Error::panic).
+/// Found in [`JoinError::panic`](crate::JoinError::panic) and
+/// [`Error::panic`](crate::Error::panic).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Panic {
     message: String,
@@ -88,7 +89,8 @@ type LastWords = Box<dyn FnOnce(&Panic)>;
 pub(crate) enum Watch {
     /// Nothing: they belong to somebody else.
     Off,
-    /// Notes them, and lets the hook that was there before print them, as it would those of a thread.
+    /// Notes them, and lets the hook that was there before print them, as it would those of a
+    /// thread.
     Note,
     /// Notes them only: whoever asked for the result is told.
     Quiet,
@@ -112,7 +114,8 @@ pub(crate) fn watch(watch: Watch) {
     WATCH.set(watch);
 }
 
-/// Has `report` called with the panic of this thread, should a panic end the process instead of unwinding.
+/// Has `report` called with the panic of this thread, should a panic end the process instead of
+/// unwinding.
 pub(crate) fn set_last_words(report: impl FnOnce(&Panic) + 'static) {
     if cfg!(panic = "abort") {
         LAST_WORDS.set(Some(Box::new(report)));
@@ -132,7 +135,8 @@ fn note(info: &PanicHookInfo<'_>) {
         backtrace: (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string()),
         pid: std::process::id(),
     };
-    // A panic within the report, or while the thread's variables are taken down, changes nothing here.
+    // A panic within the report, or while the thread's variables are taken down, changes nothing
+    // here.
     let last_words = LAST_WORDS.try_with(|words| words.take()).ok().flatten();
     if let Some(report) = last_words {
         report(&panic);

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::engine::{self, Block, Gone, Handle, Kind, Patience};
 use crate::error::{Error, Result};
 use crate::queue::{NotReceived, SendError, receive, send};
-use crate::wire;
+use crate::{start, wire};
 
 /// How many values a pipe holds before its senders wait.
 const CAPACITY: u32 = 1024;
@@ -20,7 +20,8 @@ const CAPACITY: u32 = 1024;
 const FOREVER: Option<Duration> = None;
 const NOT: Option<Duration> = Some(Duration::ZERO);
 
-/// A channel from a [`Sender`] to a [`Receiver`], which tells each when nobody is left at the other end.
+/// A channel from a [`Sender`] to a [`Receiver`], which tells each when nobody is left at the other
+/// end.
 ///
 /// ```
 /// use procession::{Process, Sender};
@@ -41,13 +42,15 @@ const NOT: Option<Duration> = Some(Duration::ZERO);
 /// }
 /// ```
 ///
-/// It holds up to 1024 values; a sender that is ahead by more waits. A value is there when `send` returns, and is
-/// received once. Both ends can be cloned, sent to other processes, and sent through pipes.
+/// It holds up to 1024 values; a sender that is ahead by more waits. A value is there when `send`
+/// returns, and is received once. Both ends can be cloned, sent to other processes, and sent
+/// through pipes.
 ///
 /// # When a process ends
 ///
-/// The last sender's end, in whatever way its processes ended, is the end of the receiver's values, once it has
-/// received what was sent. Sending to nobody is an error. The end of a killed process is noticed within 100 ms.
+/// The last sender's end, in whatever way its processes ended, is the end of the receiver's values,
+/// once it has received what was sent. Sending to nobody is an error. The end of a killed process
+/// is noticed within 100 ms.
 ///
 /// # Errors
 /// When there is no memory.
@@ -121,9 +124,9 @@ pub fn duplex<A, B>() -> Result<(Connection<A, B>, Connection<B, A>)> {
 
 /// What both ends are made of.
 ///
-/// The `token` is an object in shared memory that does nothing but exist. Every sender refers to the senders' token,
-/// in whichever process it is or whichever message it travels; receivers know only its name. Once it is gone there is no
-/// sender. The same the other way round.
+/// The `token` is an object in shared memory that does nothing but exist. Every sender refers to
+/// the senders' token, in whichever process it is or whichever message it travels; receivers know
+/// only its name. Once it is gone there is no sender. The same the other way round.
 struct End {
     queue: engine::Queue,
     /// There until the end is dropped.
@@ -146,6 +149,9 @@ fn exists(token: Handle) -> bool {
 
 /// The same, and takes from the dead what they held of it.
 fn exists_for_the_living(token: Handle) -> bool {
+    // A child of ours that has ended gives everything back when it is looked at, messages that name
+    // the token included.
+    start::children();
     engine::release_dead(token);
     exists(token)
 }
@@ -165,7 +171,8 @@ impl Drop for End {
     fn drop(&mut self) {
         self.token = None;
         if !exists(self.side) {
-            // Wakes who waits at the other end. Where a process was killed, nobody does this; the other end looks itself.
+            // Wakes who waits at the other end. Where a process was killed, nobody does this; the
+            // other end looks itself.
             self.queue.close();
         }
     }
@@ -230,8 +237,8 @@ impl<T: Serialize> Sender<T> {
     /// Sends a value; waits while the pipe is full.
     ///
     /// # Errors
-    /// With the value inside: when no receiver is left ([`SendError::is_closed`]), the value can't be serialised, or
-    /// there is no memory for it.
+    /// With the value inside: when no receiver is left ([`SendError::is_closed`]), the value can't
+    /// be serialised, or there is no memory for it.
     pub fn send(&self, value: T) -> Result<(), SendError<T>> {
         self.put(value, FOREVER)
     }
@@ -273,8 +280,8 @@ impl<T: DeserializeOwned> Receiver<T> {
     /// Receives the next value; waits until there is one.
     ///
     /// # Errors
-    /// When no sender is left and all was received ([`Error::is_closed`]), or the value can't be read as a `T`. It is
-    /// taken then.
+    /// When no sender is left and all was received ([`Error::is_closed`]), or the value can't be
+    /// read as a `T`. It is taken then.
     pub fn recv(&self) -> Result<T> {
         self.get(FOREVER)
             .map_err(|why| why.into_error("a value in the pipe", None))
@@ -303,8 +310,8 @@ impl<T: DeserializeOwned> Receiver<T> {
     /// The values as they come; waits for each. Ends when no sender is left and all was received.
     ///
     /// # Panics
-    /// When a value can't be read as a `T`: its `Serialize` and `Deserialize` don't agree. [`recv`](Self::recv) says so
-    /// as an error.
+    /// When a value can't be read as a `T`: its `Serialize` and `Deserialize` don't agree.
+    /// [`recv`](Self::recv) says so as an error.
     pub fn iter(&self) -> impl Iterator<Item = T> {
         std::iter::from_fn(|| self.get(FOREVER).map_or_else(NotReceived::end, Some))
     }

@@ -23,22 +23,23 @@ use crate::start::{self, Reply};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum StartMethod {
-    /// The executable is started afresh. About 0.8 ms.
+    /// The executable is started afresh, at the cost of an exec.
     Spawn,
-    /// A small server process, started afresh at the first use and kept, forks at [`init`](crate::init).
-    /// About 0.15 ms.
+    /// A small server process, started afresh at the first use and kept, forks at
+    /// [`init`](crate::init). Several times faster than `Spawn`, however large this process is.
     ///
-    /// The default. A child finds what it finds with [`Spawn`](StartMethod::Spawn): an executable that has
-    /// just reached `init`, with one thread, and nothing of its parent's memory, so that nothing can be
-    /// locked or half done in it. Should the server be killed, the next start makes another.
+    /// The default. A child finds what it finds with [`Spawn`](StartMethod::Spawn): an executable
+    /// that has just reached `init`, with one thread, and nothing of its parent's memory, so that
+    /// nothing can be locked or half done in it. Should the server be killed, the next start makes
+    /// another.
     #[default]
     ForkServer,
     /// This process forks. The child has a copy of all of its memory, as it was.
     ///
     /// Of the threads only the one that forks is copied. What others were doing stays undone, so
-    /// that a lock of theirs (of the allocator of some library, of standard output) may be locked in the child
-    /// for ever: for programs that have one thread, and need what the parent's memory holds. It takes the
-    /// longer the more memory the parent uses.
+    /// that a lock of theirs (of the allocator of some library, of standard output) may be locked
+    /// in the child for ever: for programs that have one thread, and need what the parent's memory
+    /// holds. It takes the longer the more memory the parent uses.
     Fork,
 }
 
@@ -77,8 +78,8 @@ impl StartMethod {
 /// }
 /// ```
 ///
-/// Dropping a `Process` neither ends the process nor waits for it: it runs on, and its result is lost. A
-/// process also outlives its parent, unless it is a [daemon](Builder::daemon).
+/// Dropping a `Process` neither ends the process nor waits for it: it runs on, and its result is
+/// lost. A process also outlives its parent, unless it is a [daemon](Builder::daemon).
 #[must_use = "join it, or its result and its failures go unseen"]
 pub struct Process<R = ()> {
     running: Arc<Running>,
@@ -103,8 +104,9 @@ impl Process<()> {
     /// [`StartMethod`], and is no daemon; [`builder`](Process::builder) has the choice.
     ///
     /// # Errors
-    /// When [`init`](crate::init) has not run in this process ([`Error::is_not_initialised`]), when the
-    /// arguments can't be serialised, or when the system has no room for another process or its arguments.
+    /// When [`init`](crate::init) has not run in this process ([`Error::is_not_initialised`]), when
+    /// the arguments can't be serialised, or when the system has no room for another process or its
+    /// arguments.
     pub fn spawn<F, A, S>(function: F, arguments: A) -> Result<Process<F::Output>>
     where
         F: Function<A, S>,
@@ -153,13 +155,15 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// A name for people: it stands in errors and in lists of processes. Otherwise `Process-1`, `Process-2`, ...
+    /// A name for people: it stands in errors and in lists of processes. Otherwise `Process-1`,
+    /// `Process-2`, ...
     pub fn name(mut self, name: impl Into<String>) -> Builder {
         self.name = Some(name.into());
         self
     }
 
-    /// Whether the process is to be killed as soon as its parent ends, however that ends. Otherwise it runs on.
+    /// Whether the process is to be killed as soon as its parent ends, however that ends. Otherwise
+    /// it runs on.
     pub fn daemon(mut self, daemon: bool) -> Builder {
         self.daemon = daemon;
         self
@@ -267,8 +271,8 @@ impl<R> Process<R> {
 
     /// Ends it at once (SIGKILL). Nothing happens if it has ended.
     ///
-    /// What it shares stays in order: the next to take a lock that it held is [told](crate::Poisoned), and a
-    /// message that it was sending is there whole or not at all.
+    /// What it shares stays in order: the next to take a lock that it held is
+    /// [told](crate::Poisoned), and a message that it was sending is there whole or not at all.
     ///
     /// # Errors
     /// As [`terminate`](Self::terminate).
@@ -289,13 +293,15 @@ impl<R: DeserializeOwned> Process<R> {
     /// Waits until the process has ended, and gives what its function returned.
     ///
     /// # Errors
-    /// [`JoinError`] says why there is no result: a panic with message and place, a signal, an exit code.
+    /// [`JoinError`] says why there is no result: a panic with message and place, a signal, an exit
+    /// code.
     pub fn join(self) -> Result<R, JoinError> {
         let status = self.running.wait();
         self.running.result(status)
     }
 
-    /// Like [`join`](Self::join), but waits no longer than `timeout`: `Ok(None)` means that the process still runs.
+    /// Like [`join`](Self::join), but waits no longer than `timeout`: `Ok(None)` means that the
+    /// process still runs.
     ///
     /// The result can be had once.
     ///
@@ -452,7 +458,8 @@ impl JoinError {
         self.0.status.signal()
     }
 
-    /// The exit code, if the process ended by itself: by a call of [`std::process::exit`], for instance.
+    /// The exit code, if the process ended by itself: by a call of [`std::process::exit`], for
+    /// instance.
     pub fn exit_code(&self) -> Option<i32> {
         self.0.status.code()
     }

@@ -37,15 +37,16 @@ use crate::wire;
 /// }
 /// ```
 ///
-/// A value is there for receivers when `send` returns, and stays when the sender ends. Clones, and what other
-/// processes get of it in arguments and messages, are the same queue; it is gone, with what is in it, when the last of
-/// them is. Each value is received once.
+/// A value is there for receivers when `send` returns, and stays when the sender ends. Clones, and
+/// what other processes get of it in arguments and messages, are the same queue; it is gone, with
+/// what is in it, when the last of them is. Each value is received once.
 ///
 /// # When a process dies
 ///
-/// A process that is killed while it sends or receives has done it or has not: no value is there in part, none
-/// twice, and the queue works on. A queue doesn't know who might still send: [`close`](Self::close) it when
-/// no more is to come. For a channel with two ends that are told of each other's end, see [`pipe`](crate::pipe()).
+/// A process that is killed while it sends or receives has done it or has not: no value is there in
+/// part, none twice, and the queue works on. A queue doesn't know who might still send:
+/// [`close`](Self::close) it when no more is to come. For a channel with two ends that are told of
+/// each other's end, see [`pipe`](crate::pipe()).
 pub struct Queue<T> {
     queue: engine::Queue,
     value: PhantomData<fn(T) -> T>,
@@ -100,8 +101,8 @@ impl<T> Queue<T> {
             .map(|capacity| capacity.get() as usize)
     }
 
-    /// No more values can be sent, in any process. Those in it can be received; who waits for more is told
-    /// that none will come.
+    /// No more values can be sent, in any process. Those in it can be received; who waits for more
+    /// is told that none will come.
     pub fn close(&self) {
         self.queue.close();
     }
@@ -116,7 +117,8 @@ impl<T: Serialize> Queue<T> {
     /// Sends a value; waits while the queue is full.
     ///
     /// # Errors
-    /// With the value inside: when the queue is closed, the value can't be serialised, or there is no memory for it.
+    /// With the value inside: when the queue is closed, the value can't be serialised, or there is
+    /// no memory for it.
     pub fn send(&self, value: T) -> Result<(), SendError<T>> {
         send(&self.queue, value, &mut Patience::forever())
     }
@@ -142,7 +144,8 @@ impl<T: DeserializeOwned> Queue<T> {
     /// Receives the next value; waits until there is one.
     ///
     /// # Errors
-    /// When the queue is closed and empty ([`Error::is_closed`]), or the value can't be read as a `T`. It is taken then.
+    /// When the queue is closed and empty ([`Error::is_closed`]), or the value can't be read as a
+    /// `T`. It is taken then.
     pub fn recv(&self) -> Result<T> {
         receive(&self.queue, &mut Patience::forever())
             .map_err(|why| why.into_error("a value in the queue", None))
@@ -171,8 +174,8 @@ impl<T: DeserializeOwned> Queue<T> {
     /// The values as they come; waits for each. Ends when the queue is closed and empty.
     ///
     /// # Panics
-    /// When a value can't be read as a `T`: its `Serialize` and `Deserialize` don't agree. [`recv`](Self::recv) says so
-    /// as an error.
+    /// When a value can't be read as a `T`: its `Serialize` and `Deserialize` don't agree.
+    /// [`recv`](Self::recv) says so as an error.
     pub fn iter(&self) -> impl Iterator<Item = T> {
         std::iter::from_fn(|| {
             receive(&self.queue, &mut Patience::forever()).map_or_else(NotReceived::end, Some)

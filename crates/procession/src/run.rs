@@ -5,8 +5,8 @@ use serde::de::DeserializeOwned;
 
 /// A task with data of its own, to be run in another process.
 ///
-/// For what a function with arguments is too small: the fields travel to the process, `run` is its `main`, and
-/// what it returns comes back from [`join`](crate::Process::join).
+/// For what a function with arguments is too small: the fields travel to the process, `run` is its
+/// `main`, and what it returns comes back from [`join`](crate::Process::join).
 ///
 /// ```
 /// use procession::{Process, Run};

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::ffi::OsString;
 use std::num::NonZeroU32;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,9 @@ use crate::panic::{self, Watch};
 use crate::pool::worker;
 use crate::process::{Running, StartMethod};
 use crate::wire::{self, travels};
+
+/// The exit code of a process that panicked, as it is of any Rust program.
+const PANICKED: i32 = 101;
 
 /// What kind of child is to be made, in the number that the engine passes on for us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,13 +55,14 @@ struct Start {
     reply: Reply,
 }
 
-/// Makes this program able to start processes; in a process that was started so, does its work and ends it.
+/// Makes this program able to start processes; in a process that was started so, does its work and
+/// ends it.
 ///
 /// **To be called in the first line of `main`.** `#[procession::main]` does that for you.
 ///
-/// The children of a program are the same executable, started again. In a child `init` never returns: it
-/// calls the function that the child was made for, and ends the process. What stands before it in `main` runs in
-/// every child, what stands after it in none.
+/// The children of a program are the same executable, started again. In a child `init` never
+/// returns: it calls the function that the child was made for, and ends the process. What stands
+/// before it in `main` runs in every child, what stands after it in none.
 ///
 /// A program that starts a process without having called `init` gets an error that says so
 /// ([`Error::is_not_initialised`]). Calling it more than once does no harm.
@@ -65,7 +70,9 @@ pub fn init() {
     match launch::child_entry() {
         Ok(None) => {}
         Ok(Some(entry)) => {
-            let code = run(entry);
+            // Whatever happens, this process doesn't go on in main. (The function's own panics are
+            // answers; what comes here is, say, that of a result's destructor.)
+            let code = catch_unwind(AssertUnwindSafe(|| run(entry))).unwrap_or(PANICKED);
             launch::finish(code)
         }
         Err(error) => {
@@ -158,7 +165,7 @@ fn run_function(entry: launch::Entry) -> i32 {
     panic::watch(Watch::Off);
     match answered {
         Ok(AnswerKind::Value) => 0,
-        Ok(AnswerKind::Panic) => 101,
+        Ok(AnswerKind::Panic) => PANICKED,
         Ok(AnswerKind::Refusal) => 1,
         Err(error) => {
             complain(&error);

@@ -1,9 +1,9 @@
 //! Values to bytes and back, with what can't be bytes beside them: handles and large buffers.
 //!
-//! While a value is serialised, the handles in it note themselves in a collector of the thread, so that
-//! the message keeps their objects alive on its way; [`Bytes`] put themselves beside the message. The same
-//! the other way round. Outside of a message of ours neither has a meaning, and serialising a handle
-//! into a file, say, is an error.
+//! While a value is serialised, the handles in it note themselves in a collector of the thread, so
+//! that the message keeps their objects alive on its way; [`Bytes`] put themselves beside the
+//! message. The same the other way round. Outside of a message of ours neither has a meaning, and
+//! serialising a handle into a file, say, is an error.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -123,8 +123,8 @@ pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Packed, Error> 
     encode_after(Vec::new(), value)
 }
 
-/// Serialises `value` behind `headroom` free bytes, into memory that this thread uses again and again, and calls
-/// `send` with it.
+/// Serialises `value` behind `headroom` free bytes, into memory that this thread uses again and
+/// again, and calls `send` with it.
 pub(crate) fn encode_and<T, R>(
     value: &T,
     headroom: usize,

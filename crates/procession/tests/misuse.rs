@@ -1,5 +1,5 @@
-//! What happens in a program whose `main` doesn't begin with `init`: an error, and no process. No test in this file may
-//! call it, so these are ordinary tests.
+//! What happens in a program whose `main` doesn't begin with `init`: an error, and no process. No
+//! test in this file may call it, so these are ordinary tests.
 
 use procession::{Lock, Pool, Process, StartMethod};
 

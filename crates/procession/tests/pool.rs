@@ -393,7 +393,7 @@ fn tasks_may_carry_handles_and_large_bytes_both_ways() {
                 queue.send(bytes.iter().rev().copied().collect()).unwrap();
                 queue
             },
-            procession::Bytes::from(vec![1, 2, 3].repeat(100_000)),
+            procession::Bytes::from([1, 2, 3].repeat(100_000)),
         )
         .unwrap();
     let bytes = queue.recv().unwrap();

@@ -112,7 +112,7 @@ fn signals_end_a_process() {
         let start = || {
             Process::builder()
                 .start_method(method)
-                .spawn(sleep_for, 30_000)
+                .spawn(sleep_for, 5_000)
                 .unwrap()
         };
         let (terminated, killed, interrupted) = (start(), start(), start());
@@ -358,6 +358,31 @@ fn what_cannot_be_serialised_is_an_error_on_the_side_that_tried() {
         .unwrap_err();
     assert!(!error.is_panic());
     assert!(format!("{:?}", Error::from(error)).contains("Stubborn"));
+}
+
+/// Panics when it is dropped in another process than the first.
+#[derive(Serialize, Deserialize)]
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        assert!(parent_process().is_none(), "dropped");
+    }
+}
+
+#[procession::test]
+fn a_panic_of_a_destructor_ends_the_process_and_nothing_else() {
+    let _watched = watched();
+    for method in METHODS {
+        let builder = || Process::builder().start_method(method);
+        // Of an argument: part of the call.
+        let error = builder().spawn(|_: Bomb| 1, Bomb).unwrap().join();
+        assert_eq!(error.unwrap_err().panic().unwrap().message(), "dropped");
+        // Of the result: when it has been sent.
+        let process = builder().spawn(|| Bomb, ()).unwrap();
+        assert_eq!(process.wait().code(), Some(101));
+        assert!(process.join().is_ok());
+    }
 }
 
 #[procession::test]

@@ -159,7 +159,8 @@ fn the_lock_of_a_killed_holder_comes_with_a_warning() {
     let lock = Lock::new(vec![1, 2]).unwrap();
     let pid = die_holding(&lock);
     let began = Instant::now();
-    // The value is what it was before; the lock stays poisoned until somebody says that it is in order.
+    // The value is what it was before; the lock stays poisoned until somebody says that it is in
+    // order.
     for _ in 0..2 {
         let poisoned = lock.lock().unwrap_err();
         assert_eq!(poisoned.cause(), Cause::Died { pid });

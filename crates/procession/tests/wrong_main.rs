@@ -1,5 +1,6 @@
-//! A program whose main takes another way in children than in their parent, and misses `init` there: its starts fail and
-//! say why, and it does not multiply. It has a `main` of its own, so it speaks the harness's language as far as needed.
+//! A program whose main takes another way in children than in their parent, and misses `init`
+//! there: its starts fail and say why, and it does not multiply. It has a `main` of its own, so it
+//! speaks the harness's language as far as needed.
 
 #![allow(clippy::print_stdout, reason = "the harness reads it")]
 

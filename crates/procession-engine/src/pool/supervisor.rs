@@ -38,7 +38,7 @@ use crate::queue::PutError;
 
 /// Between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(1);
-/// After a failed start.
+/// After a failed start, and when workers keep dying before they are ready.
 const PAUSE: Duration = Duration::from_millis(100);
 /// For how long starts may fail with not one worker left before the pool breaks.
 const STARVED: Duration = Duration::from_secs(10);
@@ -222,8 +222,8 @@ impl Supervisor {
             ));
         }
         self.launcher.ended(number, &worker, status);
-        self.note_start(phase, status);
-        self.posts[slot].due = Some(Instant::now());
+        let pause = self.note_start(phase, status);
+        self.posts[slot].due = Some(Instant::now() + pause);
     }
 
     /// The task that a dead worker had taken and not finished, as far as is known before the result
@@ -248,8 +248,9 @@ impl Supervisor {
         (!elsewhere).then_some((held.job, held.index))
     }
 
-    /// Counts those in a row that were not ready before they ended.
-    fn note_start(&mut self, phase: Phase, status: ExitStatus) {
+    /// Counts those in a row that were not ready before they ended. With too many of them, and nobody
+    /// at work, the pool breaks; with somebody at work it goes on, and starts others less eagerly.
+    fn note_start(&mut self, phase: Phase, status: ExitStatus) -> Duration {
         let ready = self.shared.head().ready();
         if ready != self.ready_seen {
             self.ready_seen = ready;
@@ -257,11 +258,19 @@ impl Supervisor {
         }
         let running = matches!(self.desk.book().state(), State::Running | State::Closing);
         if !matches!(phase, Phase::Starting | Phase::Failed) || !running {
-            return;
+            return Duration::ZERO;
         }
         self.early_deaths += 1;
         let limit = (self.posts.len() as u32).clamp(3, 16);
-        if self.early_deaths >= limit {
+        if self.early_deaths < limit {
+            return Duration::ZERO;
+        }
+        if !self
+            .shared
+            .slots()
+            .iter()
+            .any(|slot| slot.phase() == Phase::Ready)
+        {
             let answer = if phase == Phase::Failed {
                 self.start_failure()
             } else {
@@ -275,6 +284,7 @@ impl Supervisor {
                 answer,
             );
         }
+        PAUSE
     }
 
     /// What a worker has sent before it ended, when its initializer had failed.

@@ -61,7 +61,10 @@ pub(crate) fn begin() {
 fn child_of_this_program() {
     allow_threads_in_server();
     set_child_arguments(CHILD.map(Into::into).to_vec());
-    let entry = child_entry().expect("can be what it was started as");
+    let entry = child_entry().unwrap_or_else(|error| {
+        let _ = writeln!(std::io::stderr(), "{error}");
+        std::process::exit(1)
+    });
     if let Some(entry) = entry {
         // What comes of a panic is the front door's to say.
         let code = std::panic::catch_unwind(|| run(entry));

@@ -99,7 +99,7 @@ fn undo(lock: &RawLock) {
 #[pymethods]
 impl Lock {
     #[new]
-    #[pyo3(signature = (*_args, **_kwargs))]
+    #[pyo3(signature = (*_args, **_kwargs), text_signature = "(*, on_owner_death='warn')")]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Lock {
         Lock {
             inner: Inner::new(),

@@ -84,7 +84,7 @@ macro_rules! semaphore_class {
         #[pymethods]
         impl $name {
             #[new]
-            #[pyo3(signature = (*_args, **_kwargs))]
+            #[pyo3(signature = (*_args, **_kwargs), text_signature = "(value=1)")]
             fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> $name {
                 $name(Inner::new())
             }

@@ -23,7 +23,7 @@ impl WaitQueue {
 #[pymethods]
 impl WaitQueue {
     #[new]
-    #[pyo3(signature = (*_args, **_kwargs))]
+    #[pyo3(signature = (*_args, **_kwargs), text_signature = "()")]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> WaitQueue {
         WaitQueue(Inner::new())
     }

@@ -63,7 +63,8 @@ impl PoolBuilder {
 
     /// What each worker calls, once, before its first task.
     ///
-    /// If it panics the worker ends; if that happens again and again, the pool is broken, and says why.
+    /// If it panics the worker ends; if that happens again and again, the pool is broken, and says
+    /// why.
     pub fn initializer<F, A, S>(mut self, function: F, arguments: A) -> PoolBuilder
     where
         F: Function<A, S>,
@@ -74,8 +75,8 @@ impl PoolBuilder {
         self
     }
 
-    /// After how many tasks a worker is replaced by a fresh one, for tasks that leak. Otherwise it stays. A chunk of
-    /// [`map`](Pool::map) is one task.
+    /// After how many tasks a worker is replaced by a fresh one, for tasks that leak. Otherwise it
+    /// stays. A chunk of [`map`](Pool::map) is one task.
     pub fn max_tasks_per_worker(mut self, tasks: u64) -> PoolBuilder {
         self.max_tasks = tasks;
         self

@@ -16,8 +16,8 @@ use crate::pool::{submit, task, wait_next};
 /// So many items are with each worker, or on their way, before results are asked for.
 const AHEAD: usize = 16;
 
-/// The results of [`Pool::imap`](crate::Pool::imap) and [`Pool::imap_unordered`](crate::Pool::imap_unordered): an
-/// iterator that waits for each.
+/// The results of [`Pool::imap`](crate::Pool::imap) and
+/// [`Pool::imap_unordered`](crate::Pool::imap_unordered): an iterator that waits for each.
 ///
 /// Dropping it before its end throws away what was not yet given out.
 pub struct Imap<I, R> {

@@ -44,11 +44,13 @@ use crate::{pool, wire};
 ///
 /// # When something dies
 ///
-/// - A task that panics fails with the panic's message and place ([`Error::panic`]); its worker goes on.
-/// - A worker that is killed, crashes, runs out of memory or calls [`std::process::exit`] takes its task with it:
-///   that task alone fails ([`Error::is_worker_lost`]), within 100 ms. The worker is replaced.
-/// - Workers that can't even start, again and again, break the pool: all that is waited for fails with the reason
-///   ([`Error::is_broken`]), instead of being waited for in vain.
+/// - A task that panics fails with the panic's message and place ([`Error::panic`]); its worker
+///   goes on.
+/// - A worker that is killed, crashes, runs out of memory or calls [`std::process::exit`] takes its
+///   task with it: that task alone fails ([`Error::is_worker_lost`]), within 100 ms. The worker is
+///   replaced.
+/// - Workers that can't even start, again and again, break the pool: all that is waited for fails
+///   with the reason ([`Error::is_broken`]), instead of being waited for in vain.
 /// - The workers of a process that dies die with it.
 ///
 /// Dropping a pool terminates it: [`join`](Self::join) first if the tasks are to be done.
@@ -62,8 +64,8 @@ impl Pool {
     /// Starts a pool of `workers` processes; [`builder`](Self::builder) has more choice.
     ///
     /// # Errors
-    /// When [`init`](crate::init) has not run in this process ([`Error::is_not_initialised`]), when `workers` is 0 or
-    /// more than 2048, or when the system has no room for so many processes.
+    /// When [`init`](crate::init) has not run in this process ([`Error::is_not_initialised`]), when
+    /// `workers` is 0 or more than 2048, or when the system has no room for so many processes.
     pub fn new(workers: usize) -> Result<Pool> {
         Pool::builder().workers(workers).build()
     }
@@ -89,7 +91,8 @@ impl Pool {
     /// Has a worker call `function`, and returns at once. The [`Task`] is for its result.
     ///
     /// # Errors
-    /// When the arguments can't be serialised, there is no memory for them, or the pool takes no tasks any more.
+    /// When the arguments can't be serialised, there is no memory for them, or the pool takes no
+    /// tasks any more.
     pub fn apply_async<F, A, S>(&self, function: F, arguments: A) -> Result<Task<F::Output>>
     where
         F: Function<A, S>,
@@ -103,11 +106,12 @@ impl Pool {
         Ok(Task::new(job))
     }
 
-    /// Calls `function` with each item, in the workers, and gives the results in the order of the items.
+    /// Calls `function` with each item, in the workers, and gives the results in the order of the
+    /// items.
     ///
-    /// Items are sent in chunks, about four for each worker. A chunk is one task: should its worker die, or one of its
-    /// calls panic, the whole `map` fails with that. For one task an item, and for results as they come, see
-    /// [`imap`](Self::imap).
+    /// Items are sent in chunks, about four for each worker. A chunk is one task: should its worker
+    /// die, or one of its calls panic, the whole `map` fails with that. For one task an item, and
+    /// for results as they come, see [`imap`](Self::imap).
     ///
     /// An item that is a tuple is one argument: `pool.map(|(a, b)| add(a, b), pairs)`.
     ///
@@ -175,10 +179,11 @@ impl Pool {
             .ok_or_else(Error::terminated)
     }
 
-    /// Calls `function` with each item, one task an item, and gives each result, or its failure, in the order of the
-    /// items, as soon as it is there.
+    /// Calls `function` with each item, one task an item, and gives each result, or its failure, in
+    /// the order of the items, as soon as it is there.
     ///
-    /// The items are asked for as the iterator goes on, a few for each worker ahead of the results: they may be endless.
+    /// The items are asked for as the iterator goes on, a few for each worker ahead of the results:
+    /// they may be endless.
     ///
     /// # Errors
     /// When the pool takes no tasks any more.
@@ -225,19 +230,21 @@ impl Pool {
         self.pool.close();
     }
 
-    /// Ends all workers without waiting for their tasks (SIGTERM, and SIGKILL a second later). Who waits for a result
-    /// is told ([`Error::is_terminated`]). Does not wait; [`join`](Self::join) does.
+    /// Ends all workers without waiting for their tasks (SIGTERM, and SIGKILL a second later). Who
+    /// waits for a result is told ([`Error::is_terminated`]). Does not wait; [`join`](Self::join)
+    /// does.
     pub fn terminate(&self) {
         self.pool.terminate();
     }
 
     /// Closes the pool and waits until every task is done, or failed, and the workers have ended.
     ///
-    /// The results of tasks stay to be had. An [`Imap`] that hasn't come to its end keeps the pool waiting: use it up or
-    /// drop it before.
+    /// The results of tasks stay to be had. An [`Imap`] that hasn't come to its end keeps the pool
+    /// waiting: use it up or drop it before.
     ///
     /// # Errors
-    /// When the pool broke ([`Error::is_broken`]), or belongs to another process: this one was forked from it.
+    /// When the pool broke ([`Error::is_broken`]), or belongs to another process: this one was
+    /// forked from it.
     pub fn join(self) -> Result<()> {
         self.close();
         loop {

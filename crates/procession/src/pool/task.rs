@@ -52,8 +52,9 @@ impl<R: DeserializeOwned> Task<R> {
     /// Waits for the result.
     ///
     /// # Errors
-    /// When the task failed: its panic ([`Error::panic`]), the loss of its worker ([`Error::is_worker_lost`]), the end
-    /// of the pool ([`Error::is_terminated`], [`Error::is_broken`]), or values that can't be serialised.
+    /// When the task failed: its panic ([`Error::panic`]), the loss of its worker
+    /// ([`Error::is_worker_lost`]), the end of the pool ([`Error::is_terminated`],
+    /// [`Error::is_broken`]), or values that can't be serialised.
     pub fn get(mut self) -> Result<R> {
         loop {
             // Patience without end runs out only where somebody asked to be interrupted.
@@ -66,7 +67,8 @@ impl<R: DeserializeOwned> Task<R> {
     /// Waits for the result, at most for `timeout`. It can be had once.
     ///
     /// # Errors
-    /// As [`get`](Self::get); and [`Error::is_timeout`] when it didn't come, and can still be waited for.
+    /// As [`get`](Self::get); and [`Error::is_timeout`] when it didn't come, and can still be
+    /// waited for.
     pub fn get_timeout(&mut self, timeout: Duration) -> Result<R> {
         self.take(&mut Patience::timeout(timeout))
             .unwrap_or_else(|| Err(Error::timed_out("the result of the task", Some(timeout))))

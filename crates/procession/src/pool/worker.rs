@@ -99,7 +99,8 @@ fn carry_out(worker: &mut Worker, task: crate::engine::pool::Task) {
         Err(error) => function::refuse(HEADER, &mut sink, &error),
     };
     if answered.is_err() {
-        // There is no memory even to say so. Dying is: whoever waits is told that the worker is lost.
+        // There is no memory even to say so. Dying is: whoever waits is told that the worker is
+        // lost.
         std::process::abort();
     }
 }

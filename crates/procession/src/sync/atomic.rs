@@ -25,8 +25,9 @@ use crate::wire;
 /// }
 /// ```
 ///
-/// Every operation is sequentially consistent and none waits. Clones, and what other processes get of it in
-/// messages, are the same number. The death of a process changes nothing: an operation is done, or not.
+/// Every operation is sequentially consistent and none waits. Clones, and what other processes get
+/// of it in messages, are the same number. The death of a process changes nothing: an operation is
+/// done, or not.
 pub struct Atomic<T> {
     block: Block,
     word: &'static AtomicU64,
@@ -121,8 +122,8 @@ impl<T: AtomicNumber> Atomic<T> {
             .map_err(T::from_word)
     }
 
-    /// Changes it as `change` says, which may be called several times when others change it too, and gives the
-    /// number before.
+    /// Changes it as `change` says, which may be called several times when others change it too,
+    /// and gives the number before.
     pub fn fetch_update(&self, mut change: impl FnMut(T) -> T) -> T {
         let mut seen = self.load();
         loop {

@@ -29,8 +29,9 @@ use crate::wire::travels;
 /// }
 /// ```
 ///
-/// When a party gives up waiting, aborts, or dies while it waits, the barrier is broken: everybody who waits there gets
-/// an error ([`Error::is_broken`]), and everybody who comes, until it is [`reset`](Self::reset).
+/// When a party gives up waiting, aborts, or dies while it waits, the barrier is broken: everybody
+/// who waits there gets an error ([`Error::is_broken`]), and everybody who comes, until it is
+/// [`reset`](Self::reset).
 #[derive(Debug, Clone)]
 pub struct Barrier(engine::Barrier);
 
@@ -74,7 +75,8 @@ impl Barrier {
         self.arrive(&mut Patience::forever(), || {})
     }
 
-    /// Waits until all parties are here, at most for `timeout`. If they aren't then, the barrier is broken.
+    /// Waits until all parties are here, at most for `timeout`. If they aren't then, the barrier is
+    /// broken.
     ///
     /// # Errors
     /// When the barrier is, or gets, broken.
@@ -125,7 +127,8 @@ impl Barrier {
         self.0.abort();
     }
 
-    /// Empties it and makes it whole: everybody who waits gets an error, who comes afterwards does not.
+    /// Empties it and makes it whole: everybody who waits gets an error, who comes afterwards does
+    /// not.
     pub fn reset(&self) {
         // Patience without end runs out only where somebody asked to be interrupted.
         while self.0.reset(&mut Patience::forever()).is_err() {}

@@ -11,7 +11,8 @@ use crate::sync::lock::{Lock, LockGuard};
 use crate::sync::poison::LockResult;
 use crate::wire::travels;
 
-/// What processes wait for that hold a [`Lock`]: for its value to become something that another makes of it.
+/// What processes wait for that hold a [`Lock`]: for its value to become something that another
+/// makes of it.
 ///
 /// ```
 /// use procession::{Condition, Lock, Process};
@@ -36,8 +37,8 @@ use crate::wire::travels;
 /// }
 /// ```
 ///
-/// Clones, and what other processes get of it in messages, are the same condition. A process that is killed
-/// while it waits takes no notification with it.
+/// Clones, and what other processes get of it in messages, are the same condition. A process that
+/// is killed while it waits takes no notification with it.
 #[derive(Debug, Clone)]
 pub struct Condition(WaitQueue);
 
@@ -55,10 +56,12 @@ impl Condition {
     /// Releases the lock, waits to be notified, and takes the lock again.
     ///
     /// It may also return without a notification: look whether what was waited for is there, or use
-    /// [`wait_while`](Self::wait_while). A value that was changed under the guard is put back before.
+    /// [`wait_while`](Self::wait_while). A value that was changed under the guard is put back
+    /// before.
     ///
     /// # Errors
-    /// [`Poisoned`](crate::Poisoned), with the guard inside, when another holder has died or panicked meanwhile.
+    /// [`Poisoned`](crate::Poisoned), with the guard inside, when another holder has died or
+    /// panicked meanwhile.
     pub fn wait<'a, T>(&self, guard: LockGuard<'a, T>) -> LockResult<LockGuard<'a, T>>
     where
         T: Serialize + DeserializeOwned,
@@ -68,7 +71,8 @@ impl Condition {
             .lock()
     }
 
-    /// Like [`wait`](Self::wait), at most for `timeout`; says whether that has passed without a notification.
+    /// Like [`wait`](Self::wait), at most for `timeout`; says whether that has passed without a
+    /// notification.
     ///
     /// # Errors
     /// As [`wait`](Self::wait).
@@ -133,7 +137,8 @@ impl Condition {
 
     /// Lets the process go on that has waited longest.
     ///
-    /// Whoever changes what is waited for does that under the lock; notifying is possible before or after it is released.
+    /// Whoever changes what is waited for does that under the lock; notifying is possible before or
+    /// after it is released.
     pub fn notify_one(&self) {
         self.0.notify(1);
     }

@@ -21,8 +21,8 @@ use crate::wire::travels;
 /// }
 /// ```
 ///
-/// Clones, and what other processes get of it in messages, are the same event. The death of a process changes nothing:
-/// what nobody sets stays unset.
+/// Clones, and what other processes get of it in messages, are the same event. The death of a
+/// process changes nothing: what nobody sets stays unset.
 #[derive(Debug, Clone)]
 pub struct Event(engine::Event);
 

@@ -37,22 +37,22 @@ use crate::wire::{self, Packed};
 /// }
 /// ```
 ///
-/// A `Lock` is a name for something shared: a clone names the same lock, and so does what another process gets in
-/// its arguments, in a message or as a result. It is gone when the last of them is.
+/// A `Lock` is a name for something shared: a clone names the same lock, and so does what another
+/// process gets in its arguments, in a message or as a result. It is gone when the last of them is.
 ///
-/// The value lives in shared memory in serialised form. A guard holds a copy of its own, and puts it back when it is
-/// dropped, if it was [borrowed mutably](DerefMut). So `T` may be any serde type and grow; but what changes
-/// behind a shared reference (a `Cell` within `T`) is not put back. `Lock<()>` protects something else and costs
-/// nothing more than a lock.
+/// The value lives in shared memory in serialised form. A guard holds a copy of its own, and puts
+/// it back when it is dropped, if it was [borrowed mutably](DerefMut). So `T` may be any serde type
+/// and grow; but what changes behind a shared reference (a `Cell` within `T`) is not put back.
+/// `Lock<()>` protects something else and costs nothing more than a lock.
 ///
 /// # When a holder dies or panics
 ///
 /// The next to take the lock has it, as an error with the guard inside: [`Poisoned`]. The value is
-/// what it was before that holder took the lock, since a value is put back as a whole or not at all.
-/// A dead holder is noticed within 50 ms.
+/// what it was before that holder took the lock, since a value is put back as a whole or not at
+/// all. A dead holder is noticed within 50 ms.
 ///
-/// The lock knows nothing of threads that wait for themselves: taking it again in the thread that holds
-/// it waits for ever. [`RLock`](crate::RLock) can be taken again.
+/// The lock knows nothing of threads that wait for themselves: taking it again in the thread that
+/// holds it waits for ever. [`RLock`](crate::RLock) can be taken again.
 pub struct Lock<T = ()> {
     lock: engine::Lock,
     state: State,
@@ -72,7 +72,8 @@ pub struct Lock<T = ()> {
 /// | 0, 1 | in the first, second room |
 /// | 2 | in the cell: it is long, or refers to other objects. It stays there |
 ///
-/// A value is written where the current one is not, and becomes the current one with the commit word.
+/// A value is written where the current one is not, and becomes the current one with the commit
+/// word.
 #[derive(Clone)]
 struct State {
     block: Block,
@@ -165,7 +166,8 @@ impl<T: Serialize + DeserializeOwned> Lock<T> {
     /// Takes the lock, waiting for it at most for `timeout`.
     ///
     /// # Errors
-    /// [`TryLockError::Locked`] when it was not to be had in that time; and as [`lock`](Self::lock).
+    /// [`TryLockError::Locked`] when it was not to be had in that time; and as
+    /// [`lock`](Self::lock).
     ///
     /// # Panics
     /// As [`lock`](Self::lock).
@@ -275,7 +277,8 @@ impl<T: Serialize + DeserializeOwned> Lock<T> {
             .block
             .write(ROOMS + place * Self::ROOM, &packed.bytes)
             .map_err(Error::gone)?;
-        // SYNC POINT: the bytes are there before the commit word says so, should this process be killed here.
+        // SYNC POINT: the bytes are there before the commit word says so, should this process be
+        // killed here.
         fence(Ordering::Release);
         self.state.commit.store(
             (packed.bytes.len() as u64) << 8 | place as u64,
@@ -369,16 +372,17 @@ struct Held<'a> {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        // SYNC POINT: what was put back, and the poison, become visible to the next holder.
-        // An error would mean that somebody overwrote the word; there is nobody to be told here.
+        // SYNC POINT: what was put back, and the poison, become visible to the next holder. An
+        // error would mean that somebody overwrote the word; there is nobody to be told here.
         let _ = self.lock.release();
     }
 }
 
 /// The lock is held while this lives. It dereferences to the value.
 ///
-/// Dropped, it puts the value back if it was borrowed mutably, and releases the lock. If that is because the
-/// thread panics, the value stays as it was before (or at the last [`commit`](Self::commit)), and the next holder is told: [`Poisoned`].
+/// Dropped, it puts the value back if it was borrowed mutably, and releases the lock. If that is
+/// because the thread panics, the value stays as it was before (or at the last
+/// [`commit`](Self::commit)), and the next holder is told: [`Poisoned`].
 #[must_use = "the lock is released at once if nothing holds the guard"]
 pub struct LockGuard<'a, T: Serialize + DeserializeOwned> {
     lock: &'a Lock<T>,
@@ -393,11 +397,12 @@ pub struct LockGuard<'a, T: Serialize + DeserializeOwned> {
 }
 
 impl<'a, T: Serialize + DeserializeOwned> LockGuard<'a, T> {
-    /// Puts the value back now, and says whether that worked; after a success, dropping the guard has nothing to put
-    /// back unless the value is changed again.
+    /// Puts the value back now, and says whether that worked; after a success, dropping the guard
+    /// has nothing to put back unless the value is changed again.
     ///
     /// # Errors
-    /// When the value can't be serialised, or there is no memory for it. The shared value is unchanged then.
+    /// When the value can't be serialised, or there is no memory for it. The shared value is
+    /// unchanged then.
     pub fn commit(&mut self) -> Result<()> {
         if self.changed {
             self.lock.store(self)?;

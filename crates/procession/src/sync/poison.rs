@@ -18,7 +18,8 @@ pub(crate) struct Flag(pub(crate) &'static AtomicU64);
 
 impl Flag {
     pub(crate) fn get(self) -> Option<Cause> {
-        // Relaxed: read and written only by holders of the lock, whose acquiring and releasing order it.
+        // Relaxed: read and written only by holders of the lock, whose acquiring and releasing
+        // order it.
         let word = self.0.load(Ordering::Relaxed);
         let pid = (word >> 8) as u32;
         match word & 0xff {
@@ -80,10 +81,10 @@ impl fmt::Display for Cause {
 
 /// The lock is acquired, and its last holder did not come to the end of what it did.
 ///
-/// The guard is inside. The value under the lock is whole: it is what it was before that holder took the lock.
-/// Whether what the lock stands for is in order is for the program to say. [`into_inner`](Self::into_inner)
-/// says so: the lock is in order from then on. If the error is dropped instead, the lock is released and the
-/// next holder is told as well.
+/// The guard is inside. The value under the lock is whole: it is what it was before that holder
+/// took the lock. Whether what the lock stands for is in order is for the program to say.
+/// [`into_inner`](Self::into_inner) says so: the lock is in order from then on. If the error is
+/// dropped instead, the lock is released and the next holder is told as well.
 pub struct Poisoned<G> {
     pub(crate) guard: G,
     pub(crate) flag: Flag,

@@ -12,11 +12,11 @@ use crate::sync::Owner;
 use crate::sync::poison::{Cause, Flag, LockResult, Poisoned, TryLockError, TryLockResult};
 use crate::wire;
 
-/// Mutual exclusion between processes, for code that calls itself: the thread that holds the lock may take it
-/// again, and has released it when as many guards are gone as it has taken.
+/// Mutual exclusion between processes, for code that calls itself: the thread that holds the lock
+/// may take it again, and has released it when as many guards are gone as it has taken.
 ///
-/// It protects no value of its own: two guards of one thread would have to share it. Where a value is wanted,
-/// see [`Lock`](crate::Lock).
+/// It protects no value of its own: two guards of one thread would have to share it. Where a value
+/// is wanted, see [`Lock`](crate::Lock).
 ///
 /// ```
 /// use procession::RLock;
@@ -37,8 +37,8 @@ use crate::wire;
 /// # Ok::<(), procession::Error>(())
 /// ```
 ///
-/// When a holder dies or panics, the next to take the lock has it, as an error with the guard inside:
-/// [`Poisoned`]. A dead holder is noticed within 50 ms.
+/// When a holder dies or panics, the next to take the lock has it, as an error with the guard
+/// inside: [`Poisoned`]. A dead holder is noticed within 50 ms.
 #[derive(Clone)]
 pub struct RLock {
     lock: engine::RLock,
@@ -86,7 +86,8 @@ impl RLock {
     /// Takes the lock, waiting for it at most for `timeout`.
     ///
     /// # Errors
-    /// [`TryLockError::Locked`] when it was not to be had in that time; and as [`lock`](Self::lock).
+    /// [`TryLockError::Locked`] when it was not to be had in that time; and as
+    /// [`lock`](Self::lock).
     pub fn lock_timeout(&self, timeout: Duration) -> TryLockResult<RLockGuard<'_>> {
         self.acquire(&mut Patience::timeout(timeout))
     }

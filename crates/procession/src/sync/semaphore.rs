@@ -6,7 +6,8 @@ use crate::engine::{self, Patience};
 use crate::error::{Error, Result};
 use crate::wire::travels;
 
-/// A number of permits, for what only so many processes may do at a time, or as a counter of events.
+/// A number of permits, for what only so many processes may do at a time, or as a counter of
+/// events.
 ///
 /// ```
 /// use procession::Semaphore;
@@ -22,9 +23,9 @@ use crate::wire::travels;
 ///
 /// # When a holder dies
 ///
-/// A [bounded](Self::bounded) semaphore (of up to 65,536 permits) knows who holds its permits: those of a process that
-/// has died go to whoever waits. A plain one does not: it may be in use for signalling, where a permit given
-/// back would be an event that never was.
+/// A [bounded](Self::bounded) semaphore (of up to 65,536 permits) knows who holds its permits:
+/// those of a process that has died go to whoever waits. A plain one does not: it may be in use for
+/// signalling, where a permit given back would be an event that never was.
 #[derive(Debug, Clone)]
 pub struct Semaphore(engine::Semaphore);
 
@@ -70,11 +71,12 @@ impl Semaphore {
             .map(|()| Permit { semaphore: self })
     }
 
-    /// Adds `count` permits: gives back those of [forgotten](Permit::forget) ones, or signals so many events.
+    /// Adds `count` permits: gives back those of [forgotten](Permit::forget) ones, or signals so
+    /// many events.
     ///
     /// # Errors
-    /// When a bounded semaphore would have more permits than it started with, or another could not count them.
-    /// Then none is added.
+    /// When a bounded semaphore would have more permits than it started with, or another could not
+    /// count them. Then none is added.
     pub fn release(&self, count: u32) -> Result<()> {
         self.0
             .release(count)
@@ -95,7 +97,8 @@ pub struct Permit<'a> {
 }
 
 impl Permit<'_> {
-    /// Keeps the permit: it is given back by [`Semaphore::release`], perhaps in another process, or never.
+    /// Keeps the permit: it is given back by [`Semaphore::release`], perhaps in another process, or
+    /// never.
     pub fn forget(self) {
         std::mem::forget(self);
     }
@@ -103,7 +106,8 @@ impl Permit<'_> {
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        // An error would mean that somebody released what was not his; there is nobody to be told here.
+        // An error would mean that somebody released what was not his; there is nobody to be told
+        // here.
         let _ = self.semaphore.0.release(1);
     }
 }

@@ -1,4 +1,5 @@
-//! What every test begins and ends with: a bound on its time, and a census of the processes that it leaves behind.
+//! What every test begins and ends with: a bound on its time, and a census of the processes that it
+//! leaves behind.
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
@@ -30,8 +31,7 @@ pub(crate) fn watched() -> Watched {
         let deadline = Instant::now() + BOUND;
         while !seen.load(Ordering::Relaxed) {
             if Instant::now() > deadline {
-                eprintln!("{test} did not end within {BOUND:?}");
-                std::process::abort();
+                panic_and_abort(&format!("{test} did not end within {BOUND:?}"));
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -43,6 +43,12 @@ pub(crate) fn watched() -> Watched {
     }
 }
 
+fn panic_and_abort(why: &str) {
+    // Prints why; a panic of this thread alone would leave the test waiting.
+    let _ = std::panic::catch_unwind(|| panic!("{why}"));
+    std::process::abort();
+}
+
 impl Drop for Watched {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Relaxed);
@@ -52,15 +58,16 @@ impl Drop for Watched {
             })
             .err();
             assert!(left.is_none(), "processes are left: {:?}", relatives());
-            // What is left of children that nobody waited for is cleared away with a later start.
-            procession::Process::spawn(|| (), ())
-                .expect("starts")
-                .join()
-                .expect("ends");
+            // What is left of children that nobody waited for, and of theirs, is cleared away with
+            // later starts and ends.
             let left = until(Duration::from_secs(3), || {
+                procession::Process::spawn(|| (), ())
+                    .expect("starts")
+                    .join()
+                    .expect("ends");
                 (objects() <= self.objects).then_some(())
-            })
-            .err();
+            });
+            let left = left.err();
             assert!(
                 left.is_none(),
                 "shared objects are left: {} instead of {}",
@@ -85,7 +92,8 @@ pub(crate) fn until<T>(limit: Duration, mut ask: impl FnMut() -> Option<T>) -> R
     }
 }
 
-/// The running processes that share this one's memory, wherever they have gone: all but this one and fork servers.
+/// The running processes that share this one's memory, wherever they have gone: all but this one
+/// and fork servers.
 pub(crate) fn relatives() -> Vec<String> {
     let Some(mine) = arena_of(std::process::id()) else {
         return Vec::new();

@@ -1,0 +1,451 @@
+//! Scenarios that once went wrong, or nearly.
+
+#![allow(unsafe_code, reason = "the tests fork")]
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use procession_shm::*;
+
+fn arena() -> &'static Arena {
+    Box::leak(Box::new(Arena::create(1 << 30).expect("arena")))
+}
+
+fn seconds<'a>(n: u64) -> Patience<'a> {
+    Patience::timeout(Duration::from_secs(n))
+}
+
+fn object<T: Shared>(arena: &'static Arena, me: MemberId, kind: Kind) -> &'static T {
+    let handle = arena.allocate(me, size_of::<T>(), kind).expect("memory");
+    arena.object(handle, kind).expect("there")
+}
+
+/// Runs `body` in a child, which is a member; its pid and its seat.
+fn fork(arena: &'static Arena, by: MemberId, body: impl FnOnce(MemberId)) -> (i32, MemberId) {
+    let seat = arena
+        .reserve_member(Some(by), "child", Role::Process)
+        .expect("a seat");
+    // SAFETY: the child runs only `body`, and leaves by _exit.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0, "fork failed");
+    if pid == 0 {
+        procession_sys::thread::forget_after_fork();
+        assert!(arena.take_seat(seat));
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| body(seat)));
+        // SAFETY: ends the child at once.
+        unsafe { libc::_exit(if result.is_ok() { 0 } else { 101 }) };
+    }
+    (pid, seat)
+}
+
+/// Waits for a child, 20 s at most.
+fn wait(pid: i32) -> i32 {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let mut status = 0;
+        // SAFETY: our own child; `status` is ours.
+        if unsafe { libc::waitpid(pid, &mut status, libc::WNOHANG) } == pid {
+            return status;
+        }
+        if Instant::now() > deadline {
+            kill(pid);
+            panic!("the child hangs");
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn kill(pid: i32) {
+    // SAFETY: our own descendant, which nobody has waited for.
+    unsafe { libc::kill(pid, libc::SIGKILL) };
+}
+
+fn until(what: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !what() {
+        assert!(Instant::now() < deadline, "it never comes about");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn who_is_out_of_descriptors_takes_nobody_for_dead() {
+    let arena = arena();
+    let me = arena.enroll("me").expect("a member");
+    let lock: &RawLock = object(arena, me, Kind::Lock);
+    assert!(lock.try_take(me));
+    let (pid, _) = fork(arena, me, |who| {
+        let none = libc::rlimit {
+            rlim_cur: 0,
+            rlim_max: 0,
+        };
+        // SAFETY: `none` is a valid limit, for this process alone.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &none) }, 0);
+        assert!(std::fs::File::open("/proc/self/stat").is_err());
+        assert!(!arena.is_dead(me));
+        let wait = &mut Patience::timeout(Duration::from_millis(120));
+        assert_eq!(lock.acquire(arena, who, wait), Err(WaitError::TimedOut));
+    });
+    assert_eq!(wait(pid), 0);
+    assert_eq!(lock.owner(), Some(me));
+    lock.release().expect("held");
+}
+
+#[test]
+fn who_has_left_but_runs_on_keeps_its_entry() {
+    let arena = arena();
+    let me = arena.enroll("me").expect("a member");
+    let shared = arena.allocate(me, 64, Kind::Block).expect("memory");
+    let words: &[AtomicU32] = arena.objects(shared, Kind::Block, 0, 2).expect("there");
+    let (parent, _) = fork(arena, me, |who| {
+        let (pid, seat) = fork(arena, who, |own| {
+            arena.leave(own);
+            std::thread::sleep(Duration::from_secs(60));
+        });
+        words[1].store(seat.to_raw(), Ordering::SeqCst);
+        words[0].store(pid as u32, Ordering::SeqCst);
+    });
+    assert_eq!(wait(parent), 0);
+    let orphan = words[0].load(Ordering::SeqCst) as i32;
+    let seat = MemberId::from_raw(words[1].load(Ordering::SeqCst)).expect("a seat");
+    until(|| arena.has_left(seat));
+    arena.reap_orphans(me);
+    // The same entry twice would be the same reference bits twice.
+    let next = arena
+        .reserve_member(Some(me), "next", Role::Process)
+        .expect("a seat");
+    let index = |id: MemberId| id.to_raw() & 0xfff;
+    let kept = index(next) != index(seat);
+    kill(orphan);
+    assert!(kept, "its entry was given to another while it ran");
+    until(|| {
+        arena.reap_orphans(me);
+        arena
+            .members()
+            .iter()
+            .all(|member| index(member.id) != index(seat))
+    });
+}
+
+#[test]
+fn memory_of_every_length_comes_back_as_zeros() {
+    let arena = arena();
+    let me = arena.enroll("me").expect("a member");
+    for length in [
+        1,
+        64,
+        4096,
+        32_769,
+        40_000,
+        65_535,
+        65_536,
+        65_537,
+        131_072,
+        1 << 20,
+    ] {
+        for second in [length, length - length / 5] {
+            let first = arena.allocate(me, length, Kind::Block).expect("memory");
+            arena
+                .copy_in(first, Kind::Block, 0, &vec![0xee; length])
+                .expect("there");
+            arena.release(me, first);
+            let again = arena.allocate(me, second, Kind::Block).expect("memory");
+            let mut bytes = vec![1; second];
+            arena
+                .copy_out(again, Kind::Block, 0, &mut bytes)
+                .expect("there");
+            assert!(bytes.iter().all(|&byte| byte == 0), "{length}, {second}");
+            arena.release(me, again);
+        }
+    }
+}
+
+#[test]
+fn slots_are_found_again_however_many_claim_and_free_at_once() {
+    let arena = arena();
+    let me = arena.enroll("me").expect("a member");
+    let places = std::sync::Mutex::new(std::collections::HashSet::new());
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..5000 {
+                    let handle = arena.allocate(me, 100_000, Kind::Block).expect("memory");
+                    let place = arena.address(handle).expect("there") as usize;
+                    places.lock().expect("no panic").insert(place);
+                    arena.release(me, handle);
+                }
+            });
+        }
+    });
+    // Four at a time; the table is recounted as it doubles.
+    let used = places.lock().expect("no panic").len();
+    assert!(used <= 128, "{used} slots for four blocks");
+    assert_eq!(arena.stats().objects, 0);
+}
+
+#[test]
+fn a_dead_member_is_reaped_once_by_whichever_thread() {
+    let arena = arena();
+    let me = arena.enroll("me").expect("a member");
+    for _ in 0..30 {
+        let (pid, seat) = fork(arena, me, |who| {
+            for _ in 0..50 {
+                arena.allocate(who, 100, Kind::Block).expect("memory");
+            }
+        });
+        assert_eq!(wait(pid), 0);
+        let next = std::sync::Mutex::new(None);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    arena.reap(me, seat);
+                    // As soon as one is done the entry may have a new user, who must keep what it takes.
+                    let mut next = next.lock().expect("no panic");
+                    if next.is_none() && arena.stats().objects == 0 {
+                        let new = arena.enroll("new").expect("a member");
+                        let objects: Vec<Handle> = (0..50)
+                            .map(|_| arena.allocate(new, 100, Kind::Block).expect("memory"))
+                            .collect();
+                        *next = Some((new, objects));
+                    }
+                });
+            }
+        });
+        let (new, objects) = next
+            .into_inner()
+            .expect("no panic")
+            .expect("all was given back");
+        for object in &objects {
+            assert!(arena.length(*object).is_ok(), "freed under its holder");
+        }
+        arena.leave(new);
+        arena.reap(me, new);
+        assert_eq!(arena.stats().objects, 0);
+    }
+}
+
+fn barrier(
+    arena: &'static Arena,
+    me: MemberId,
+    parties: u32,
+) -> (&'static RawBarrier, &'static [AtomicU32]) {
+    let size = size_of::<RawBarrier>();
+    let handle = arena
+        .allocate(me, size + RawBarrier::record_bytes(parties), Kind::Barrier)
+        .expect("memory");
+    let barrier: &RawBarrier = arena.object(handle, Kind::Barrier).expect("there");
+    barrier.prepare(parties);
+    let records = arena
+        .objects(handle, Kind::Barrier, size, parties as usize * 2)
+        .expect("there");
+    (barrier, records)
+}
+
+#[test]
+fn two_resets_in_a_row_let_nobody_through() {
+    let arena = arena();
+    let me = arena.enroll("me").expect("a member");
+    let (barrier, records) = barrier(arena, me, 2);
+    for _ in 0..200 {
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| barrier.arrive(arena, me, records, &mut seconds(20)));
+            until(|| barrier.waiting(records) == 1);
+            for _ in 0..2 {
+                barrier
+                    .reset(arena, me, records, &mut seconds(5))
+                    .expect("the lock is free");
+            }
+            let result = waiter.join().expect("no panic");
+            assert_eq!(result, Err(BarrierError::Broken { dead: None }));
+        });
+    }
+    assert!(!barrier.is_broken());
+}
+
+#[test]
+fn a_leader_that_comes_too_late_does_no_harm_to_the_next_round() {
+    let arena = arena();
+    let me = arena.enroll("me").expect("a member");
+    let (barrier, records) = barrier(arena, me, 2);
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| barrier.arrive(arena, me, records, &mut seconds(20)));
+        until(|| barrier.waiting(records) == 1);
+        let leader = barrier
+            .arrive(arena, me, records, &mut seconds(20))
+            .expect("all there");
+        assert!(leader.leader);
+        barrier
+            .reset(arena, me, records, &mut seconds(5))
+            .expect("the lock is free");
+        assert!(first.join().expect("no panic").is_err());
+        let next = scope.spawn(|| barrier.arrive(arena, me, records, &mut seconds(20)));
+        until(|| barrier.waiting(records) == 1);
+        assert!(barrier.finish(&leader, records).is_err());
+        assert_eq!(barrier.waiting(records), 1);
+        let leader = barrier
+            .arrive(arena, me, records, &mut seconds(20))
+            .expect("all there");
+        barrier.finish(&leader, records).expect("not broken");
+        assert!(next.join().expect("no panic").is_ok());
+    });
+}
+
+#[test]
+fn a_time_out_at_the_moment_of_the_last_arrival_is_all_or_nothing() {
+    let arena = arena();
+    let me = arena.enroll("me").expect("a member");
+    let (barrier, records) = barrier(arena, me, 2);
+    let arrive = |mut patience: Patience<'_>| {
+        let arrival = barrier.arrive(arena, me, records, &mut patience)?;
+        if arrival.leader {
+            barrier.finish(&arrival, records)?;
+        }
+        Ok::<(), BarrierError>(())
+    };
+    let mut through = 0;
+    for round in 0..300u64 {
+        let wait = Duration::from_micros(200 + round % 60 * 10);
+        std::thread::scope(|scope| {
+            let one = scope.spawn(|| arrive(Patience::timeout(wait)));
+            std::thread::sleep(wait.mul_f64(0.7));
+            let other = arrive(seconds(20));
+            let one = one.join().expect("no panic");
+            assert_eq!(one.is_ok(), other.is_ok(), "{one:?} {other:?}");
+            through += u32::from(one.is_ok());
+        });
+        barrier
+            .reset(arena, me, records, &mut seconds(5))
+            .expect("the lock is free");
+    }
+    assert!(through > 0, "each and every time-out came first");
+}
+
+#[test]
+fn an_interrupted_waiter_hands_its_notification_on() {
+    let arena = arena();
+    let me = arena.enroll("me").expect("a member");
+    let waiters: &RawWaitQueue = object(arena, me, Kind::WaitQueue);
+    let first = waiters.enqueue(arena, me);
+    let second = waiters.enqueue(arena, me);
+    let notified = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| waiters.wait(second, &mut seconds(20)));
+        // Give it time to go to sleep; it makes no difference to the result.
+        std::thread::sleep(Duration::from_millis(5));
+        // The hook runs when the first sleep has ended by itself, and the notification comes then.
+        let mut hook = || {
+            if !notified.swap(true, Ordering::SeqCst) {
+                assert_eq!(waiters.notify(arena, me, 1), 1);
+            }
+            true
+        };
+        let result = waiters.wait(first, &mut seconds(20).with_interrupt(&mut hook));
+        assert_eq!(result, Err(WaitError::Interrupted));
+        assert_eq!(other.join().expect("no panic"), Ok(()));
+    });
+    assert_eq!(waiters.waiters(), 0);
+}
+
+#[test]
+fn an_interruption_takes_no_permit_and_is_not_swallowed() {
+    let arena = arena();
+    let me = arena.enroll("me").expect("a member");
+    let semaphore: &RawSemaphore = object(arena, me, Kind::Semaphore);
+    semaphore.prepare(0, false);
+    let mut hook = || {
+        semaphore.release(me, &[], 1).expect("no overflow");
+        true
+    };
+    let result = semaphore.acquire(arena, me, &[], &mut seconds(20).with_interrupt(&mut hook));
+    assert_eq!(result, Err(WaitError::Interrupted));
+    assert_eq!(semaphore.value(&[]), 1);
+    let event: &RawEvent = object(arena, me, Kind::Event);
+    let mut hook = || {
+        event.set();
+        true
+    };
+    let result = event.wait(&mut seconds(20).with_interrupt(&mut hook));
+    assert_eq!(result, Err(WaitError::Interrupted));
+}
+
+fn queue(arena: &'static Arena, me: MemberId, capacity: u32) -> (Handle, &'static RawQueue) {
+    let handle = arena
+        .allocate(me, size_of::<RawQueue>(), Kind::Queue)
+        .expect("memory");
+    let queue: &RawQueue = arena.object(handle, Kind::Queue).expect("there");
+    queue.prepare(arena, me, handle, capacity).expect("memory");
+    (handle, queue)
+}
+
+#[test]
+fn a_put_wakes_one_who_takes_though_others_only_look() {
+    let arena = arena();
+    let me = arena.enroll("me").expect("a member");
+    let (handle, queue) = queue(arena, me, 0);
+    let slept = AtomicU64::new(0);
+    for _ in 0..20 {
+        std::thread::scope(|scope| {
+            // The one who looks went to sleep first: it is woken first, and looking stays all it does.
+            let looker = scope.spawn(|| queue.wait_readable(&mut seconds(20)));
+            std::thread::sleep(Duration::from_millis(2));
+            let taker = scope.spawn(|| queue.get(arena, me, &mut seconds(20), &mut |_, _, _| {}));
+            std::thread::sleep(Duration::from_millis(2));
+            let start = Instant::now();
+            queue
+                .put(arena, me, handle, &Contents::default(), &mut seconds(20))
+                .expect("put");
+            assert!(taker.join().expect("no panic").is_ok());
+            slept.fetch_max(start.elapsed().as_millis() as u64, Ordering::Relaxed);
+            queue
+                .put(arena, me, handle, &Contents::default(), &mut seconds(20))
+                .expect("put");
+            looker.join().expect("no panic").expect("in time");
+            queue
+                .get(arena, me, &mut seconds(20), &mut |_, _, _| {})
+                .expect("there");
+        });
+    }
+    // Sleepers look by themselves after 250 ms.
+    let slept = slept.into_inner();
+    assert!(slept < 200, "{slept} ms: nobody woke it");
+}
+
+#[test]
+fn neither_full_nor_empty_is_said_of_a_queue_that_never_is() {
+    let arena = arena();
+    let me = arena.enroll("me").expect("a member");
+    let (handle, queue) = queue(arena, me, 4);
+    // Between one and three messages at any time: each of two threads takes one only after it put one.
+    queue
+        .put(
+            arena,
+            me,
+            handle,
+            &Contents::default(),
+            &mut Patience::none(),
+        )
+        .expect("room");
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for _ in 0..3000 {
+                    queue
+                        .put(
+                            arena,
+                            me,
+                            handle,
+                            &Contents::default(),
+                            &mut Patience::none(),
+                        )
+                        .expect("never full");
+                    queue
+                        .get(arena, me, &mut Patience::none(), &mut |_, _, _| {})
+                        .expect("never empty");
+                }
+            });
+        }
+        for _ in 0..20_000 {
+            assert!((1..=3).contains(&queue.len()));
+        }
+    });
+}
