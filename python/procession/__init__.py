@@ -115,11 +115,40 @@ if "__main__" in sys.modules:
     sys.modules.setdefault("__mp_main__", sys.modules["__main__"])
 
 
+#: Loaded when first asked for. With the standard library's package, which of them are there
+#: depends on what else was imported, and programs have come to rely on it.
+_submodules = frozenset(
+    {
+        "connection",
+        "dummy",
+        "forkserver",
+        "heap",
+        "managers",
+        "pool",
+        "popen_fork",
+        "popen_forkserver",
+        "popen_spawn_posix",
+        "queues",
+        "resource_sharer",
+        "resource_tracker",
+        "shared_memory",
+        "sharedctypes",
+        "spawn",
+        "synchronize",
+        "util",
+    }
+)
+
+
 def __getattr__(name: str) -> Any:
     if name == "install":  # which few programs need
         from ._install import install
 
         return install
+    if name in _submodules:
+        from importlib import import_module
+
+        return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -212,7 +212,7 @@ class Lock:
         """Return whether anybody holds it."""
 
     def owner(self) -> tuple[int, int, str] | None:
-        """Return who holds it: process id, thread id (`threading.get_native_id()`), process name; None if nobody does."""
+        """Return who holds it, if anybody: process id, thread id (`threading.get_native_id()`), process name."""
 
     def waiters(self) -> int:
         """Return how many sleep waiting for it, about."""
@@ -262,7 +262,7 @@ class RLock:
         """Return whether anybody holds it."""
 
     def owner(self) -> tuple[int, int, str] | None:
-        """Return who holds it: process id, thread id (`threading.get_native_id()`), process name; None if nobody does."""
+        """Return who holds it, if anybody: process id, thread id (`threading.get_native_id()`), process name."""
 
     def waiters(self) -> int:
         """Return how many sleep waiting for it, about."""
@@ -665,9 +665,7 @@ class PoolCore:
     def handle(self) -> bytes:
         """What a worker has to know to find the pool, 16 bytes."""
 
-    def supervise(
-        self, workers: list[tuple[int, int, int]], replace: Callable[[int], tuple[int, int, int]]
-    ) -> None:
+    def supervise(self, workers: list[tuple[int, int, int]], replace: Callable[[int], tuple[int, int, int]]) -> None:
         """Begin to look after the workers.
 
         Args:
@@ -748,7 +746,7 @@ class JobCore:
         ahead: int,
         name_item: Callable[[BaseException, int, Any], BaseException],
     ) -> tuple[bool, BaseException | None]:
-        """Submit a task for each of the next `count` items; return whether that was the end, and an exception if one was."""
+        """Submit a task for each of the next `count` items; return whether that was the end, and what went wrong."""
 
     def seal(self) -> None:
         """That was the last task."""

@@ -158,7 +158,7 @@ class _End:
         self._queue = queue
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self._queue is other._queue  # type: ignore[attr-defined]
+        return type(self) is type(other) and self._queue is other._queue
 
     def __hash__(self) -> int:
         return hash((type(self), id(self._queue)))

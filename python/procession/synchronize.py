@@ -351,4 +351,3 @@ class Barrier(_procession.Barrier):
         cls = type(self)
         state = "broken" if self.broken else f"waiters={self.n_waiting}/{self.parties}"
         return f"<{cls.__module__}.{cls.__qualname__} at {id(self):#x}: {state}>"
-

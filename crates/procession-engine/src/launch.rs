@@ -157,7 +157,30 @@ pub(crate) fn child_arguments() -> Vec<OsString> {
 /// # Errors
 /// See [`LaunchError`]. No child is left, and none will run.
 pub fn launch(request: &LaunchRequest<'_>) -> Result<Child, LaunchError> {
+    may_launch(request)?;
+    let parcel = Parcel::store(request.payload).map_err(LaunchError::Payload)?;
+    launch_stored(request, parcel)
+}
+
+/// The same with a payload that is stored already; [`LaunchRequest::payload`] is not looked at.
+///
+/// A forked child holds what this process holds, until the end of the child. So whoever wants a
+/// child by `Fork` to be able to let go of what is in its payload, such as the end of a pipe, stores
+/// the payload, drops its own, and then launches.
+///
+/// # Errors
+/// As [`launch`].
+pub fn launch_stored(request: &LaunchRequest<'_>, payload: Parcel) -> Result<Child, LaunchError> {
+    may_launch(request)?;
     process::clear_abandoned();
+    match request.method {
+        StartMethod::Spawn => spawn(request, &payload),
+        StartMethod::ForkServer => fork_by_server(request, &payload),
+        StartMethod::Fork => fork(request, payload),
+    }
+}
+
+fn may_launch(request: &LaunchRequest<'_>) -> Result<(), LaunchError> {
     if request.method != StartMethod::Fork && !INITIALISED.load(Ordering::Acquire) {
         return Err(LaunchError::InitMissing);
     }
@@ -166,13 +189,7 @@ pub fn launch(request: &LaunchRequest<'_>) -> Result<Child, LaunchError> {
             given: request.fds.len(),
         });
     }
-    family::family().map_err(LaunchError::Family)?;
-    let parcel = Parcel::store(request.payload).map_err(LaunchError::Payload)?;
-    match request.method {
-        StartMethod::Spawn => spawn(request, &parcel),
-        StartMethod::ForkServer => fork_by_server(request, &parcel),
-        StartMethod::Fork => fork(request, parcel),
-    }
+    family::family().map(|_| ()).map_err(LaunchError::Family)
 }
 
 /// Keeps a seat for the child, which holds the payload from then on.
@@ -180,7 +197,7 @@ fn prepare(request: &LaunchRequest<'_>, parcel: &Parcel) -> Result<Ticket, Launc
     let seat = family::prepare_child(request.name, request.role).map_err(LaunchError::Family)?;
     if let Ok(family) = family::family() {
         // It is there: this process holds it too, until the launch is over.
-        let _ = family.arena().acquire(seat.member(), parcel.handle());
+        let _ = family.arena().lend(seat.member(), parcel.handle());
     }
     Ok(Ticket {
         seat,

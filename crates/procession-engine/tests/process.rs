@@ -8,9 +8,11 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use launching::*;
-use procession_engine::launch::{LaunchError, StartMethod, child_entry, fork_running};
+use procession_engine::launch::{
+    LaunchError, LaunchRequest, StartMethod, child_entry, fork_running, launch_stored,
+};
 use procession_engine::process::{Child, SpawnRequest, spawn};
-use procession_engine::{Block, ExitStatus, Outgoing, Patience, Role, WaitError, family};
+use procession_engine::{Block, ExitStatus, Outgoing, Parcel, Patience, Role, WaitError, family};
 use procession_sys::{poll, process as sys, socket};
 
 #[test]
@@ -55,8 +57,7 @@ fn a_signal_sent_right_after_the_launch_is_not_lost() {
 #[test]
 fn a_payload_goes_when_the_child_has_dropped_it() {
     let _alone = alone();
-    // A fork inherits the block itself.
-    for method in [StartMethod::Spawn, StartMethod::ForkServer] {
+    for method in METHODS {
         let block = Block::zeroed(64).expect("has memory");
         let handle = block.handle();
         let (bytes, handles) = (handle.to_bytes(), [handle]);
@@ -69,8 +70,26 @@ fn a_payload_goes_when_the_child_has_dropped_it() {
             payload,
             ..Start::default()
         };
-        let child = request.by(method, DROP_AND_SLEEP).expect("starts");
+        let parcel = Parcel::store(&payload).expect("has memory");
         drop(block);
+        let Start {
+            name,
+            role,
+            daemon,
+            ref payload,
+            fds,
+        } = request;
+        let request = LaunchRequest {
+            method,
+            name,
+            role,
+            daemon,
+            entry: DROP_AND_SLEEP,
+            payload,
+            fds,
+            run,
+        };
+        let child = launch_stored(&request, parcel).expect("starts");
         eventually("nobody holds it", Duration::from_secs(10), || {
             Block::from_handle(handle).is_err()
         });

@@ -216,6 +216,10 @@ impl JobCore {
     ///
     /// Returns whether that was the end, and the exception that was: what the iterator raised, or
     /// what `name_item(error, index, item)` made of an item's that can't be pickled.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "a Python method; all are needed on the hot path"
+    )]
     fn submit_many<'py>(
         &self,
         py: Python<'py>,

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use procession_engine::pool::{AttachError, HEADER, Submission, Task, Worker};
-use procession_engine::{Handle, Message, Parcel, WaitError};
+use procession_engine::{Handle, Message, Parcel};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -112,10 +112,9 @@ impl WorkerCore {
         let mut attempt = || worker.next(&mut Timeout::ZERO.patience()).ok();
         let task = match attempt().or_else(|| wait::spin(attempt)) {
             Some(task) => task,
-            None => match wait::blocking(py, Timeout::FOREVER, |patience| worker.next(patience))? {
-                Ok(task) => task,
-                Err(WaitError::TimedOut | WaitError::Interrupted) => None,
-            },
+            // An error is the end of the wait, and that has been raised by then.
+            None => wait::blocking(py, Timeout::FOREVER, |patience| worker.next(patience))?
+                .unwrap_or_default(),
         };
         Ok(task)
     }

@@ -20,7 +20,7 @@ use rustix::event::{EventfdFlags, eventfd};
 /// While there are messages: how often the thread looks whether other processes have taken them.
 const OTHERS: Duration = Duration::from_millis(20);
 /// While there are none: how long the thread may sleep without looking whether it is still needed.
-const NEEDED: Duration = Duration::from_millis(250);
+const NEEDED: Duration = Duration::from_millis(50);
 
 /// A watched queue. Not to be used in a child that was forked since: see [`is_mine`](Self::is_mine).
 pub(crate) struct Watch(Arc<Watched>);
@@ -107,16 +107,12 @@ impl Watched {
 
     fn run(&self) {
         while !self.ended.load(Ordering::Relaxed) {
-            if self
-                .queue
-                .wait_readable(&mut Patience::timeout(NEEDED))
-                .is_err()
-            {
-                continue;
-            }
+            // Whether there is one or not: it may have come and gone before this thread looked.
+            let _ = self.queue.wait_readable(&mut Patience::timeout(NEEDED));
             let mut set = self.set();
             self.look(&mut set);
-            while *set && !self.ended.load(Ordering::Relaxed) {
+            // A queue that is closed for good counts as readable for the wait above, not for this.
+            while (*set || self.queue.is_closed()) && !self.ended.load(Ordering::Relaxed) {
                 set = self
                     .cleared
                     .wait_timeout(set, OTHERS)

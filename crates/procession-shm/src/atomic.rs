@@ -85,7 +85,7 @@ mod model {
 
                 /// The latest value, as the kernel sees it: after a full barrier, but changing and
                 /// releasing nothing. loom lets an exchange alone see it, so this one is to fail.
-                pub(crate) fn latest(&self) -> $value {
+                pub fn latest(&self) -> $value {
                     fence(Ordering::SeqCst);
                     let never = <$value>::MAX / 3;
                     self.0

@@ -30,6 +30,10 @@ pub mod atomic;
 mod barrier;
 #[allow(unsafe_code, reason = "declares what may live in shared memory")]
 mod cell;
+#[cfg(not(feature = "crash-points"))]
+mod crash;
+#[cfg(feature = "crash-points")]
+pub mod crash;
 #[allow(unsafe_code, reason = "declares what may live in shared memory")]
 mod event;
 mod futex;

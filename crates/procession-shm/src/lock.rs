@@ -18,6 +18,7 @@ use procession_sys::thread;
 
 use crate::arena::{Arena, Shared};
 use crate::atomic::{AtomicU32, Ordering};
+use crate::crash::crash_point;
 use crate::futex::{self, Wake};
 use crate::member::{MemberId, MemberInfo};
 use crate::patience::{CHECK_OWNER, FIRST_LOOK, Patience, WaitError};
@@ -81,6 +82,7 @@ impl RawLock {
             .compare_exchange(0, me.to_raw(), Ordering::Acquire, Ordering::Relaxed)
             .is_ok();
         if taken {
+            crash_point!("lock: taken");
             self.thread.store(thread::id(), Ordering::Relaxed);
         }
         taken
@@ -201,6 +203,7 @@ impl RawLock {
     #[inline]
     pub fn release(&self) -> Result<(), NotHeld> {
         let seen = self.word.swap(0, Ordering::Release);
+        crash_point!("lock: released");
         if seen & WAITERS != 0 {
             futex::wake(&self.word, 1);
         }

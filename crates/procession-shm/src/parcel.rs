@@ -11,6 +11,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::arena::{AllocError, Arena, Gone};
+use crate::crash::crash_point;
 use crate::handle::{Handle, Kind};
 use crate::member::MemberId;
 
@@ -120,8 +121,11 @@ impl Arena {
         header[3].store(contents.bytes.len() as u64, Ordering::Release);
         for (entry, buffer) in blocks.iter().zip(contents.buffers) {
             let block = self.allocate_zeroed_to(me, buffer.len(), Kind::Block, 0)?;
+            crash_point!("parcel: block made");
             entry.store(block.to_word(), Ordering::SeqCst);
+            crash_point!("parcel: block noted");
             self.claim(block, parcel, 0);
+            crash_point!("parcel: block claimed");
             self.copy_in(block, Kind::Block, 0, buffer)
                 .map_err(|_| lost)?;
             self.release(me, block);
@@ -129,7 +133,9 @@ impl Arena {
         for (entry, mention) in mentions.iter().zip(contents.mentions) {
             // One that is gone, though the caller was to hold it, is not counted on another's account.
             if self.set_out(*mention) {
+                crash_point!("parcel: mention counted");
                 entry.store(mention.to_word(), Ordering::SeqCst);
+                crash_point!("parcel: mention noted");
             }
         }
         let body = words.len() * WORD;
@@ -187,10 +193,12 @@ pub(crate) fn take_apart(arena: &Arena, me: MemberId, parcel: Handle) {
     for block in blocks {
         if let Some(block) = arena.handle_from_word(block.load(Ordering::SeqCst)) {
             arena.disown(me, block, parcel);
+            crash_point!("parcel: block disowned");
         }
     }
     for mention in mentions {
         if let Some(mention) = arena.handle_from_word(mention.swap(0, Ordering::SeqCst)) {
+            crash_point!("parcel: mention taken back");
             arena.arrive(me, mention);
         }
     }

@@ -20,6 +20,7 @@ use std::fmt;
 
 use crate::arena::{AllocError, Arena, Shared};
 use crate::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::crash::crash_point;
 use crate::handle::{Handle, Kind};
 use crate::lock::{Hold, RawLock};
 use crate::member::MemberId;
@@ -352,11 +353,13 @@ impl RawQueue {
         } else {
             Some(arena.write_parcel(me, contents).map_err(PutError::Memory)?)
         };
+        crash_point!("parcel: written");
         let done = self.put_record(arena, me, queue, contents, parcel, patience);
         if let Some(parcel) = parcel {
             // Once committed the queue holds it; else this frees it.
             arena.release(me, parcel);
         }
+        crash_point!("put: unlocked");
         if done.is_ok() {
             self.getters.wake(1);
         } else if !self.is_full() {
@@ -400,10 +403,13 @@ impl RawQueue {
         if let Some(parcel) = parcel {
             arena.claim(parcel, queue, count_of(tail));
         }
+        crash_point!("put: claimed");
         // Bodies are shorter than INLINE: the length fits.
         let head = (u64::from(tag) << 32 | body.len() as u64).to_ne_bytes();
         ring.write(arena, units_of(tail), 0, &head);
+        crash_point!("put: head written");
         ring.write(arena, units_of(tail), UNIT, body);
+        crash_point!("put: written");
         // The commit. SYNC POINT with the load of `tail` in `get`.
         self.tail.store(
             pack(
@@ -412,6 +418,7 @@ impl RawQueue {
             ),
             Ordering::SeqCst,
         );
+        crash_point!("put: committed");
         drop(held);
         Ok(())
     }
@@ -466,14 +473,17 @@ impl RawQueue {
             // At most a few MiB: fits.
             let larger = (wanted.next_power_of_two() / UNIT) as u32;
             let new = new_segment(arena, me, queue, position, larger).map_err(PutError::Memory)?;
+            crash_point!("put: segment made");
             // The commit of the new segment.
             ring.segment.next.store(new.to_word(), Ordering::SeqCst);
+            crash_point!("put: segment linked");
             let _ = self.tail_segment.compare_exchange(
                 word,
                 new.to_word(),
                 Ordering::SeqCst,
                 Ordering::SeqCst,
             );
+            crash_point!("put: segment moved on");
             arena.release(me, new);
         }
     }
@@ -504,6 +514,7 @@ impl RawQueue {
         taken: &mut dyn FnMut(u32, u32, &[u8]),
     ) -> Result<Entry, GetError> {
         let got = self.await_and_get(arena, me, patience, taken);
+        crash_point!("get: unlocked");
         if got.is_ok() {
             self.putters.wake(1);
         } else if !self.is_empty() {
@@ -596,6 +607,7 @@ impl RawQueue {
         } else {
             receive(arena, me, &bytes)
         };
+        crash_point!("get: read");
         let (tag, peek) = match &entry {
             Some(Entry::Inline { tag, bytes }) => (*tag, bytes.as_slice()),
             Some(Entry::Parcel { view, .. }) => (view.tag, view.bytes.as_slice()),
@@ -603,6 +615,7 @@ impl RawQueue {
         };
         taken(count_of(head), tag, &peek[..peek.len().min(PEEK)]);
         let units = record_units(length);
+        crash_point!("get: told");
         // The commit. SYNC POINT with the load of `head` in `room_for` and `is_full`.
         self.head.store(
             pack(
@@ -611,6 +624,7 @@ impl RawQueue {
             ),
             Ordering::SeqCst,
         );
+        crash_point!("get: committed");
         entry.map(Some).ok_or(GetError::Gone)
     }
 
@@ -629,7 +643,9 @@ impl RawQueue {
             let _ =
                 self.tail_segment
                     .compare_exchange(word, next, Ordering::SeqCst, Ordering::SeqCst);
+            crash_point!("get: tail moved on");
             self.head_segment.store(next, Ordering::SeqCst);
+            crash_point!("get: head moved on");
             if let Some(old) = arena.handle_from_word(word) {
                 arena.reconsider(me, old);
             }

@@ -24,8 +24,8 @@ struct Protected {
     value: UnsafeCell<u32>,
 }
 
-// SAFETY of the tests rests on loom: it checks each access to the cell.
 #[allow(unsafe_code, reason = "the cell is what the lock is to protect")]
+// SAFETY: loom checks each access to the cell, and fails the model if two meet.
 unsafe impl Sync for Protected {}
 
 impl Protected {

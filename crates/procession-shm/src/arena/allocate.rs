@@ -8,6 +8,7 @@ use super::{
     ASK_FIRST, AllocError, Arena, CLAIMED, FREE, LARGE, LIVE, SPARE, Slot, generation_of,
     slot_word, state_of,
 };
+use crate::crash::crash_point;
 use crate::geometry::{PAGE, class_for, class_size};
 use crate::handle::{Handle, Kind};
 use crate::member::MemberId;
@@ -45,6 +46,7 @@ impl Arena {
             self.give_up(class, index);
             error
         };
+        crash_point!("allocate: has its stretch");
         let offset = slot.offset.load(Ordering::Relaxed) as usize;
         let committed = slot.committed.load(Ordering::Relaxed) as usize;
         let _ = self
@@ -57,6 +59,7 @@ impl Arena {
             self.commit_pages(slot, offset, committed, length)
                 .map_err(give_up)?;
         }
+        crash_point!("allocate: has its pages");
         if zeroed > 0 && recycled {
             // Beyond what had memory there are zeros already. Of the class of LARGE itself the
             // shorter ones get no memory beforehand: nothing is known of it.
@@ -77,11 +80,14 @@ impl Arena {
             slot: (class as u32) << 24 | index,
             generation,
         };
+        crash_point!("allocate: filled in");
         let mut held = self.held();
         let (bits, bit) = self.bit_of(me, class, index);
         bits.fetch_or(bit, Ordering::SeqCst);
+        crash_point!("allocate: has its bit");
         slot.word
             .store(slot_word(generation, LIVE, None), Ordering::SeqCst);
+        crash_point!("allocate: lives");
         held.insert((me, handle), 1);
         Ok(handle)
     }
@@ -114,11 +120,15 @@ impl Arena {
         let seen = slot.word.load(Ordering::Relaxed);
         // Generation 0 is never given out: a handle's word is not zero.
         let claimed = slot_word(generation_of(seen).max(1), CLAIMED, Some(me));
-        state_of(seen) == FREE
+        let is_ours = state_of(seen) == FREE
             && slot
                 .word
                 .compare_exchange(seen, claimed, Ordering::SeqCst, Ordering::Relaxed)
-                .is_ok()
+                .is_ok();
+        if is_ours {
+            crash_point!("allocate: claimed");
+        }
+        is_ours
     }
 
     /// A slot of this class with a stretch of the range, and whether others had it before.

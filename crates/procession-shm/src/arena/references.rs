@@ -9,6 +9,7 @@ use super::{
     Arena, ArenaStats, CLAIMED, FREE, FREEING, Gone, HeldMap, KEEP_IDLE, LIVE, generation_of,
     slot_word, state_of, who_of,
 };
+use crate::crash::crash_point;
 use crate::geometry::{CLASSES, PLANE, PLANES, class_size};
 use crate::handle::{Handle, Kind};
 use crate::member::MemberId;
@@ -38,12 +39,22 @@ impl Arena {
         Ok(())
     }
 
+    /// Gives another member, who does nothing yet, a reference to an object that this process holds.
+    ///
+    /// # Errors
+    /// When the object is gone.
+    pub fn lend(&self, to: MemberId, handle: Handle) -> Result<(), Gone> {
+        let _held = self.held();
+        self.set_bit(to, handle)
+    }
+
     fn set_bit(&self, member: MemberId, handle: Handle) -> Result<(), Gone> {
         let gone = Gone { expected: None };
         let (class, index) = self.split(handle.slot).ok_or(gone)?;
         self.slot(class, index).moves.fetch_add(1, Ordering::SeqCst);
         let (bits, bit) = self.bit_of(member, class, index);
         let had_it = bits.fetch_or(bit, Ordering::SeqCst) & bit != 0;
+        crash_point!("acquire: has its bit");
         if self.settle(member, class, index, handle) {
             return Ok(());
         }
@@ -100,6 +111,7 @@ impl Arena {
         let (bits, bit) = self.bit_of(me, class, index);
         bits.fetch_and(!bit, Ordering::SeqCst);
         drop(held);
+        crash_point!("release: bit cleared");
         self.free_if_unreferenced(me, class, index);
     }
 
@@ -170,6 +182,7 @@ impl Arena {
             let slot = self.slot(class, index);
             slot.moves.fetch_add(1, Ordering::SeqCst);
             slot.claim.store(0, Ordering::SeqCst);
+            crash_point!("claim: half");
             slot.claim_at.store(place, Ordering::SeqCst);
             slot.claim.store(container.to_word(), Ordering::SeqCst);
         }
@@ -275,6 +288,7 @@ impl Arena {
             .compare_exchange(word, freeing, Ordering::SeqCst, Ordering::SeqCst)
             .is_ok()
         {
+            crash_point!("free: freeing");
             self.finish_freeing(me, class, index, freeing);
         }
     }
@@ -311,6 +325,7 @@ impl Arena {
             Some(Kind::Cell) => cell::take_apart(self, me, handle),
             _ => {}
         }
+        crash_point!("free: taken apart");
         let header = self.header();
         let committed = slot.committed.load(Ordering::Relaxed);
         let idle = header.idle.load(Ordering::Relaxed);
@@ -338,6 +353,7 @@ impl Arena {
             )
             .is_ok()
         {
+            crash_point!("free: free");
             self.class_state(class).hint.store(index, Ordering::Relaxed);
             self.count_free(class, 1);
         }
