@@ -6,6 +6,8 @@ find_rust
 crates=(--workspace --exclude procession-python)
 if cargo nextest --version >/dev/null 2>&1; then
     cargo nextest run "${crates[@]}" --no-tests=pass "$@"
+    # A child killed at each marked instruction of what is shared.
+    [ $# -gt 0 ] || cargo nextest run -p procession-shm --features crash-points --test crash_points
     # nextest leaves out the programs in the documentation.
     [ $# -gt 0 ] || cargo test --quiet --doc "${crates[@]}"
 else

@@ -533,8 +533,9 @@ def test_under_fire_every_task_has_exactly_one_outcome(ctx: Any) -> None:
             pause = 0.003
             while not done.wait(pause):
                 pause = (pause * 7.3) % 0.02 + 0.001
-                pid = pool._core.workers()[kills % 3][0]
-                if pid and pid in {worker.pid for worker in list(pool._pool)}:
+                pid, results, _task = pool._core.workers()[kills % 3]
+                # One that has done something: else they might all be killed before that.
+                if results and pid in {worker.pid for worker in list(pool._pool)}:
                     try:
                         os.kill(pid, signal.SIGKILL)
                         kills += 1

@@ -145,6 +145,8 @@ class ResourceTracker:
         with self._lock:
             if self._fd is not None and self._pid is not None:
                 self._collect()
+            elif self._exitcode is None:
+                self._exitcode = 0  # nothing was tracked, so nothing has leaked
 
     def _after_fork(self) -> None:
         # The tracker is our parent's child, and ours to use.

@@ -96,6 +96,21 @@ impl Queue {
         self.held.get().wait_readable(patience)
     }
 
+    /// A watcher is about to show that there is no message; it has to look once more after this.
+    pub fn begin_blind(&self) {
+        self.held.get().begin_blind();
+    }
+
+    /// The watcher shows a message now, or is no more.
+    pub fn end_blind(&self) {
+        self.held.get().end_blind();
+    }
+
+    /// Whether there is a message that some watcher does not show yet.
+    pub fn is_overlooked(&self) -> bool {
+        self.held.get().is_overlooked()
+    }
+
     /// Messages in it now.
     pub fn len(&self) -> u32 {
         self.held.get().len()

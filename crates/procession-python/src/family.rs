@@ -94,7 +94,8 @@ pub(crate) fn fork_done() {
 
 /// This process ends in good order: what it holds in shared memory goes back now.
 #[pyfunction]
-pub(crate) fn leave() {
+pub(crate) fn leave(py: Python<'_>) {
+    py.detach(crate::watch::linger);
     engine::leave();
 }
 

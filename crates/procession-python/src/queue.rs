@@ -16,7 +16,7 @@ use crate::error::{self, OrRaise, Raise};
 use crate::pickling::{self, Encoded};
 use crate::shared::{Inner, Reduced, handle_bytes, reduce};
 use crate::wait;
-use crate::watch::Watch;
+use crate::watch::{self, Watch};
 
 /// A queue between processes: any number of producers and consumers, first in, first out.
 ///
@@ -108,6 +108,7 @@ impl Queue {
         }
         self.used.store(true, Ordering::Relaxed);
         self.changed();
+        watch::note_put(queue);
         Ok(())
     }
 

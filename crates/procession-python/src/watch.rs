@@ -6,13 +6,18 @@
 //! that thread and by this process's own puts and gets. So it is exact whenever a get or a put of this
 //! process has returned. What other processes put is seen at once; what they take away, within
 //! [`OTHERS`].
+//!
+//! Who waits for a queue and for the end of a process expects to see what the process has put last
+//! before its end. So a process that ends in good order waits until its last messages are shown:
+//! [`linger`].
 
 use std::io;
+use std::mem;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use procession_engine::{Patience, Queue};
 use rustix::event::{EventfdFlags, eventfd};
@@ -21,6 +26,40 @@ use rustix::event::{EventfdFlags, eventfd};
 const OTHERS: Duration = Duration::from_millis(20);
 /// While there are none: how long the thread may sleep without looking whether it is still needed.
 const NEEDED: Duration = Duration::from_millis(50);
+/// How long the end of a process waits at most for others to see what it has put.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// Queues whose watchers had not seen yet what this process has put. Locked for a moment with the
+/// interpreter held, so never across a fork.
+static OVERLOOKED: Mutex<Vec<Queue>> = Mutex::new(Vec::new());
+
+fn overlooked() -> MutexGuard<'static, Vec<Queue>> {
+    OVERLOOKED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// To be called after each put.
+#[inline]
+pub(crate) fn note_put(queue: &Queue) {
+    if queue.is_overlooked() {
+        note_overlooked(queue);
+    }
+}
+
+#[cold]
+fn note_overlooked(queue: &Queue) {
+    let mut queues = overlooked();
+    queues.retain(|known| known.handle() != queue.handle() && known.is_overlooked());
+    queues.push(queue.clone());
+}
+
+/// Waits until all that this process has put is shown by those who watch the queues.
+pub(crate) fn linger() {
+    let queues = mem::take(&mut *overlooked());
+    let deadline = Instant::now() + LINGER;
+    while queues.iter().any(Queue::is_overlooked) && Instant::now() < deadline {
+        thread::sleep(Duration::from_micros(100));
+    }
+}
 
 /// A watched queue. Not to be used in a child that was forked since: see [`is_mine`](Self::is_mine).
 pub(crate) struct Watch(Arc<Watched>);
@@ -28,7 +67,7 @@ pub(crate) struct Watch(Arc<Watched>);
 struct Watched {
     queue: Queue,
     event: OwnedFd,
-    /// Whether the eventfd is set.
+    /// Whether the eventfd is set; if not, the queue counts this among its blind watchers.
     set: Mutex<bool>,
     cleared: Condvar,
     ended: AtomicBool,
@@ -51,6 +90,7 @@ impl Watch {
             process: std::process::id(),
         });
         let watch = Watch(Arc::clone(&watched));
+        watched.queue.begin_blind();
         thread::Builder::new()
             .name(String::from("queue watch"))
             .stack_size(64 << 10)
@@ -83,6 +123,14 @@ impl Drop for Watch {
     }
 }
 
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if self.process == std::process::id() && !*self.set() {
+            self.queue.end_blind();
+        }
+    }
+}
+
 impl Watched {
     fn set(&self) -> MutexGuard<'_, bool> {
         // Nothing can panic under it.
@@ -94,15 +142,22 @@ impl Watched {
         if ready == **set {
             return;
         }
-        **set = ready;
         if ready {
             // It can't be full: it is 0.
             let _ = rustix::io::write(&self.event, &1_u64.to_ne_bytes());
+            self.queue.end_blind();
         } else {
+            self.queue.begin_blind();
+            if !self.queue.is_empty() {
+                // Its sender may have ended, having seen no blind watcher.
+                self.queue.end_blind();
+                return;
+            }
             // It can't be empty: it is 1.
             let _ = rustix::io::read(&self.event, &mut [0; 8]);
             self.cleared.notify_all();
         }
+        **set = ready;
     }
 
     fn run(&self) {

@@ -146,7 +146,9 @@ pub struct RawQueue {
     /// For a message, or the close.
     getters: Sleepers,
     capacity: AtomicU32,
-    _apart: [AtomicU64; 2],
+    /// Watchers that show no message, see [`RawQueue::is_overlooked`].
+    blind: AtomicU32,
+    _apart: [AtomicU32; 3],
     get_lock: RawLock,
     /// Messages reported done; `tail`'s count less this is unfinished.
     done: AtomicU32,
@@ -677,6 +679,23 @@ impl RawQueue {
             self.getters.wake(1);
         }
         result
+    }
+
+    /// A watcher, which shows outside of this memory whether there is a message, is about to show that
+    /// there is none. It has to look once more first: who has put one before this doesn't wait for it.
+    pub fn begin_blind(&self) {
+        self.blind.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The watcher shows a message now, or is no more.
+    pub fn end_blind(&self) {
+        self.blind.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Whether there is a message that some watcher does not show yet. Whoever has put it and would
+    /// end had better wait a moment: else the end is seen before the message.
+    pub fn is_overlooked(&self) -> bool {
+        self.blind.load(Ordering::SeqCst) > 0 && !self.is_empty()
     }
 
     /// Reports one message done.

@@ -1,7 +1,7 @@
 //! Waiting on a word of shared memory until another process changes it.
 
 use std::io;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use rustix::thread::futex;
@@ -50,15 +50,4 @@ pub fn check() -> io::Result<()> {
     let word = AtomicU32::new(0);
     futex::wake(&word, futex::Flags::empty(), 1)?;
     Ok(())
-}
-
-/// The upper 32 bits of a 64-bit word, to sleep on: for a word of which they count something.
-pub fn high_half(word: &AtomicU64) -> &AtomicU32 {
-    let half = if cfg!(target_endian = "little") { 1 } else { 0 };
-    let start: *const AtomicU32 = std::ptr::from_ref(word).cast();
-    // SAFETY: both halves lie within the eight bytes of `word`.
-    let place = unsafe { start.add(half) };
-    // SAFETY: aligned and alive as long as `word`; both are atomics. The half is only loaded and
-    // slept on; the hardware keeps mixed sizes coherent, and the callers read the whole word again.
-    unsafe { &*place }
 }
