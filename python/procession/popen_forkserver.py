@@ -14,7 +14,6 @@ from . import (
     popen_spawn_posix,
     resource_tracker,
     spawn,
-    util,
 )
 from .reduction import MAX_FDS
 
@@ -151,15 +150,8 @@ def be_the_child(seat: int, far_end: socket.socket) -> NoReturn:
         if tracked:
             resource_tracker._resource_tracker.inherit(next(rest))
         forkserver._inherited_fds = list(rest)
-        code = spawn._main(prep.hex(), task.hex(), sentinel)
-    except SystemExit as exit:
-        code = _bootstrap._exit_status(exit)
+        code = spawn.run(prep.hex(), task.hex(), sentinel)
     except ConnectionError:
         pass  # the requester has ended
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-        util._flush_std_streams()
     finally:
         _bootstrap.end(code, seat)

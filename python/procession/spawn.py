@@ -136,20 +136,9 @@ def spawn_main(
     forget_finder()
     close_others(fds)
     _procession.join_family(arena, seat)
-    code = 1
-    try:
-        parent_sentinel = popen_fork.pidfd_of_parent(parent)
-        resource_tracker._resource_tracker.inherit(tracker)
-        code = _main(prep, task, parent_sentinel)
-    except SystemExit as exit:
-        code = _bootstrap._exit_status(exit)
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-        util._flush_std_streams()
-    finally:
-        _bootstrap.end(code, seat)
+    parent_sentinel = popen_fork.pidfd_of_parent(parent)
+    resource_tracker._resource_tracker.inherit(tracker)
+    _bootstrap.end(run(prep, task, parent_sentinel), seat)
 
 
 def close_others(given: list[int]) -> None:
@@ -162,18 +151,35 @@ def close_others(given: list[int]) -> None:
             pass  # of the directory that we have just read
 
 
-def _main(prep: str, task: str, parent_sentinel: int) -> int:
-    from . import reduction  # noqa: F401  (it registers the pickler)
+def run(prep: str, task: str, parent_sentinel: int) -> int:
+    """Prepare this process, take its process object from the arena and run it.
+
+    Returns:
+        The exit code: 1 also for what goes wrong before the object can deal with it.
+    """
+    from . import _bootstrap, reduction  # noqa: F401  (which registers the pickler)
 
     child = process.current_process()
-    child._inheriting = True  # type: ignore[attr-defined]
     try:
-        data = _procession.unpack(bytes.fromhex(prep))
-        prepare(data)
-        obj: process.BaseProcess = _procession.unpack(bytes.fromhex(task))
-    finally:
-        del child._inheriting  # type: ignore[attr-defined]
-    return obj._bootstrap(parent_sentinel)
+        child._inheriting = True  # type: ignore[attr-defined]
+        try:
+            prepare(_procession.unpack(bytes.fromhex(prep)))
+            obj: process.BaseProcess = _procession.unpack(bytes.fromhex(task))
+        finally:
+            del child._inheriting  # type: ignore[attr-defined]
+        return obj._bootstrap(parent_sentinel)
+    except SystemExit as exit:
+        return _bootstrap._exit_status(exit)
+    except BaseException:
+        from .popen_fork import wait_readable
+
+        # What a parent has packed goes with it: no wonder then, and nobody to tell.
+        if not wait_readable(parent_sentinel, 0):
+            import traceback
+
+            traceback.print_exc()
+            util._flush_std_streams()
+        return 1
 
 
 def _check_not_importing_main() -> None:

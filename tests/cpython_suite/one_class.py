@@ -48,7 +48,7 @@ def check(method, package):
     """Look at the modules here, in a child process, and in interpreters started with each of the options."""
     import multiprocessing.connection
     import multiprocessing.managers
-    import multiprocessing.pool  # noqa: F401
+    import multiprocessing.pool
 
     def look(where, foreign):
         if foreign:
@@ -124,11 +124,14 @@ class Report(unittest.TestResult):
 
     def addSubTest(self, test, subtest, error):
         if error is not None:
-            self.note(test, "failed" if issubclass(error[0], AssertionError) else "error", self._exc_info_to_string(error, test))
+            self.note(
+                test,
+                "failed" if issubclass(error[0], AssertionError) else "error",
+                self._exc_info_to_string(error, test),
+            )
 
     def addUnexpectedSuccess(self, test):
         self.note(test, "failed", "was expected to fail")
-
 
 
 def run(method, package, class_name, path, names):

@@ -103,7 +103,9 @@ class Suite:
         """The classes and tests of which the name of either matches one of the patterns."""
 
         def wanted(cls: str, test: str) -> bool:
-            return not patterns or any(fnmatch.fnmatchcase(name, p) for name in (cls, f"{cls}.{test}") for p in patterns)
+            return not patterns or any(
+                fnmatch.fnmatchcase(name, p) for name in (cls, f"{cls}.{test}") for p in patterns
+            )
 
         selected = {cls: [test for test in tests if wanted(cls, test)] for cls, tests in self.classes.items()}
         return {cls: tests for cls, tests in selected.items() if tests}
@@ -328,9 +330,13 @@ def main() -> int:
     )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="run N classes at the same time")
     parser.add_argument(
-        "--standard", action="store_true", help="run them on the standard library, and note in skipped.txt what it skips"
+        "--standard",
+        action="store_true",
+        help="run them on the standard library, and note in skipped.txt what it skips",
     )
-    parser.add_argument("pattern", nargs="*", help="only these classes or tests, such as 'TestWait' or '*Pool.test_map*'")
+    parser.add_argument(
+        "pattern", nargs="*", help="only these classes or tests, such as 'TestWait' or '*Pool.test_map*'"
+    )
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     tests = bad = 0

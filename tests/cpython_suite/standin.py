@@ -28,7 +28,7 @@ START_METHODS = ("fork", "spawn", "forkserver")
 PACKAGES = ("procession", "cloudpickle")
 
 # Each interpreter that imports it says where it got procession from.
-STUB = '''\
+STUB = """\
 import os
 
 import procession
@@ -37,7 +37,7 @@ procession.install()
 if "SUITE_WITNESSES" in os.environ:
     with open(os.environ["SUITE_WITNESSES"], "a") as file:
         file.write(os.path.dirname(os.path.realpath(procession.__file__)) + "\\n")
-'''
+"""
 
 TESTS = """\
 from test._test_multiprocessing import install_tests_in_module_dict
