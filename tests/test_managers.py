@@ -659,6 +659,23 @@ if __name__ == "__main__":
     assert not os.path.exists(os.path.dirname(path))
 
 
+def test_killed_server_leaves_no_files(run_program: Programs, start_method: str) -> None:
+    outcome = run_program(
+        """
+import os, signal, sys
+import procession
+
+if __name__ == "__main__":
+    procession.set_start_method(sys.argv[1])
+    manager = procession.Manager()
+    print(manager.address)
+    os.kill(manager._process.pid, signal.SIGKILL)
+""",
+        start_method,
+    ).check()
+    assert not os.path.exists(os.path.dirname(outcome.out.strip()))
+
+
 def test_manager_that_is_forgotten_ends(run_program: Programs) -> None:
     run_program(
         """

@@ -7,8 +7,9 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import procession
 import pytest
+
+import procession
 from procession.pool import MaybeEncodingError, Pool, ThreadPool
 
 
@@ -121,9 +122,9 @@ def test_chunk_and_buffer_sizes(pool: Pool) -> None:
 
 def test_an_argument_that_cant_be_pickled_is_named(pool: Pool) -> None:
     lock = threading.Lock()
-    with pytest.raises(TypeError, match="argument 1 of .*square can't be pickled"):
+    with pytest.raises(TypeError, match=r"argument 1 of .*square can't be pickled"):
         pool.apply(square, (1, lock))
-    with pytest.raises(TypeError, match="argument 'x' of .*square can't be pickled"):
+    with pytest.raises(TypeError, match=r"argument 'x' of .*square can't be pickled"):
         pool.apply(square, (), {"x": lock})
     with pytest.raises(RuntimeError, match="I stay here"):
         pool.apply(square, (Unpicklable(),))
@@ -131,7 +132,7 @@ def test_an_argument_that_cant_be_pickled_is_named(pool: Pool) -> None:
     result = pool.apply_async(square, (lock,), error_callback=errors.append)
     result.wait(10)
     assert len(errors) == 1 and not result.successful()
-    with pytest.raises(TypeError, match="argument 0 of .*square"):
+    with pytest.raises(TypeError, match=r"argument 0 of .*square"):
         result.get(0)
 
 

@@ -15,8 +15,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import procession
 import pytest
+
+import procession
 from conftest import Programs
 from procession.pool import (
     ApplyResult,
@@ -91,6 +92,10 @@ def note(text: str, path: str) -> None:
         file.write(f"{text}\n")
 
 
+def is_replaced(pool: Any, victim: int) -> bool:
+    return bool(pool._pool[0].pid != victim)
+
+
 def wait_until(condition: Callable[[], object], what: str) -> None:
     deadline = time.monotonic() + LIMIT
     while not condition():
@@ -145,7 +150,7 @@ def test_all_ways_to_submit(make_pool: Callable[..., Any]) -> None:
         assert pool.map(square, numbers, chunksize) == squares
         assert pool.map(square, iter(numbers), chunksize) == squares
         assert pool.map_async(square, numbers, chunksize).get(LIMIT) == squares
-        assert pool.starmap(add, zip(numbers, numbers), chunksize) == [2 * x for x in numbers]
+        assert pool.starmap(add, zip(numbers, numbers, strict=True), chunksize) == [2 * x for x in numbers]
         assert pool.starmap_async(add, [(x,) for x in numbers], chunksize).get(LIMIT) == numbers
     for chunksize in (1, 7, 1000):
         assert list(pool.imap(square, numbers, chunksize)) == squares
@@ -404,8 +409,10 @@ def test_an_endless_iterator_is_read_only_some_way_ahead(make_pool: Callable[...
 
     def numbers() -> Iterator[int]:
         nonlocal read
-        for read in itertools.count():  # noqa: B007
+        read = 0
+        while True:
             yield read
+            read += 1
 
     for make in (pool.imap, pool.imap_unordered):
         iterator = make(square, numbers())
@@ -515,10 +522,10 @@ def test_a_death_is_told_within_a_tenth_of_a_second(ctx: Any) -> None:
 def test_an_idle_worker_killed_is_replaced_and_nothing_is_lost(ctx: Any) -> None:
     with ctx.Pool(2) as pool:
         for _ in range(5):
-            victim = pool._pool[0]
-            os.kill(victim.pid, signal.SIGKILL)
+            victim = pool._pool[0].pid
+            os.kill(victim, signal.SIGKILL)
             assert pool.map(square, range(10), chunksize=1) == [x * x for x in range(10)]
-            wait_until(lambda: pool._pool[0] is not victim, "replaced")
+            wait_until(functools.partial(is_replaced, pool, victim), "replaced")
             assert pool._pool[0].is_alive()
     pool.join()
 
@@ -571,7 +578,7 @@ def test_under_fire_every_task_has_exactly_one_outcome(ctx: Any) -> None:
         (functools.partial(SystemExit, "bye"), TaskExit, r"sys\.exit\('bye'\)"),
         (KeyboardInterrupt, TaskExit, "KeyboardInterrupt"),
         (GeneratorExit, TaskExit, "GeneratorExit"),
-            (Base, Base, "^$"),
+        (Base, Base, "^$"),
         (functools.partial(TwoArguments, 1, 2), MaybeEncodingError, "TwoArguments.*missing 1 required"),
         (Unpicklable, MaybeEncodingError, "I stay here"),
         (functools.partial(ValueError, "plain"), ValueError, "plain"),

@@ -141,7 +141,7 @@ def _fresh_main() -> types.ModuleType:
     before = sys.modules["__main__"]
     module.__dict__.update(__builtins__=sys.modules["builtins"], __spec__=None)
     if "__annotations__" in before.__dict__:  # as every main module had it before Python 3.14
-        module.__dict__["__annotations__"] = {}
+        module.__dict__.update(__annotations__={})
     _kept.append(before)
     sys.modules["__main__"] = sys.modules["__mp_main__"] = module
     return module

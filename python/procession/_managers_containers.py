@@ -7,9 +7,18 @@ store proxies. Where an operation takes another container, that may be a proxy t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, MutableMapping, MutableSequence, MutableSet
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from ._managers_proxies import BaseProxy
+
+# To a type checker they are subclasses; isinstance() is told at the end. Really deriving from them
+# would make proxies comparable by value, which they are not, and methods where we forgot one.
+if TYPE_CHECKING:
+    _ListOf = MutableSequence
+    _DictOf = MutableMapping
+    _SetOf = MutableSet
+else:
+    _ListOf = _DictOf = _SetOf = Generic
 
 __all__ = ["DictProxy", "ListProxy", "SetProxy"]
 
@@ -23,7 +32,7 @@ def _plain(value: Any) -> Any:
     return value._getvalue() if isinstance(value, BaseProxy) else value
 
 
-class BaseListProxy(BaseProxy, Generic[_T]):
+class BaseListProxy(BaseProxy, _ListOf[_T]):
     """A list, without its augmented assignments."""
 
     _exposed_ = (
@@ -126,7 +135,7 @@ class ListProxy(BaseListProxy[_T]):
         return self
 
 
-class DictProxy(BaseProxy, Generic[_K, _V]):
+class DictProxy(BaseProxy, _DictOf[_K, _V]):
     """A dict. Its ``keys()``, ``values()`` and ``items()`` are lists."""
 
     _exposed_ = (
@@ -186,11 +195,11 @@ class DictProxy(BaseProxy, Generic[_K, _V]):
         """The value of a key, or the default."""
         return self._callmethod("get", (key, default))
 
-    def items(self) -> list[tuple[_K, _V]]:
+    def items(self) -> list[tuple[_K, _V]]:  # type: ignore[override]
         """The pairs of keys and values."""
         return self._callmethod("items")  # type: ignore[no-any-return]
 
-    def keys(self) -> list[_K]:
+    def keys(self) -> list[_K]:  # type: ignore[override]
         """The keys."""
         return self._callmethod("keys")  # type: ignore[no-any-return]
 
@@ -210,12 +219,12 @@ class DictProxy(BaseProxy, Generic[_K, _V]):
         """Add keys and values, and replace values."""
         self._callmethod("update", tuple(map(_plain, others)), items)
 
-    def values(self) -> list[_V]:
+    def values(self) -> list[_V]:  # type: ignore[override]
         """The values."""
         return self._callmethod("values")  # type: ignore[no-any-return]
 
 
-class SetProxy(BaseProxy, Generic[_T]):
+class SetProxy(BaseProxy, _SetOf[_T]):
     """A set."""
 
     _exposed_ = (

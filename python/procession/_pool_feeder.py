@@ -144,7 +144,7 @@ class Feeder:
 
     def _ahead(self) -> int:
         """Return how many tasks may be under way."""
-        affordable = max(self._least, AHEAD_BYTES // max(1, self.job.cost))
+        affordable: int = max(self._least, AHEAD_BYTES // max(1, self.job.cost))
         if self._window is None:
             return affordable
         # Small at first: how large the results are is not known before some have come.

@@ -180,12 +180,12 @@ class ApplyResult:
             # The exception's traceback holds this frame.
             del self
 
-    __class_getitem__ = classmethod(GenericAlias)
+    __class_getitem__: Any = classmethod(GenericAlias)
 
     def _receive(self, timeout: float | None) -> bool:
         """Wait for the outcome; return whether it is there."""
         if self._reported is not None:
-            return self._reported.wait(timeout)
+            return self._reported.wait(timeout if timeout is None else min(timeout, threading.TIMEOUT_MAX))
         if not self._collect(timeout):
             return self._done
         self._finish()
@@ -246,6 +246,12 @@ class MapResult(ApplyResult):
         self._collecting = threading.Lock()
         self._results: list[Any] = [None] * length
         self._error: BaseException | None = None
+
+    @property
+    def _number_left(self) -> int:
+        """How many chunks have no result yet: programs that show progress ask for it."""
+        job = self._job
+        return 0 if job is None or self.ready() else int(job.outstanding)
 
     def _collect(self, timeout: float | None) -> bool:
         clock = _Clock(timeout)
@@ -319,9 +325,10 @@ class IMapIterator:
             StopIteration: after the last one.
         """
         try:
-            success, value = self._items.popleft()
+            item = self._items.popleft()
         except IndexError:
-            success, value = self._wait(timeout)
+            item = None
+        success, value = item if item is not None else self._wait(timeout)
         if success:
             return value
         try:

@@ -6,7 +6,7 @@ import _pickle
 import signal
 from types import BuiltinFunctionType, FunctionType, ModuleType
 
-from . import _procession, reduction, util
+from . import _procession, process, reduction, util
 from ._errors import ProcessError
 
 TYPE_CHECKING = False
@@ -104,6 +104,10 @@ def worker(
         signal.signal(signal.SIGINT, _leave_to_the_owner)
     except ValueError:
         pass  # not the main thread: somebody runs workers in a way of their own
+    current = process.current_process()
+    if not current.daemon and current._parent_pid is not None:
+        # Made so by a subclass; a worker ends with its pool's process all the same.
+        _procession.die_with(current._parent_pid)
     core = _procession.WorkerCore(handle, slot)
     if initializer is not None:
         try:

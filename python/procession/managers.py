@@ -148,6 +148,9 @@ class BaseManager:
         self._check_initial()
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {type(initializer).__name__}")
+        if self._address is None:
+            # Made here, the directory of its socket is removed even if the server is killed.
+            util.get_temp_dir()
         reader, writer = self._ctx.Pipe(duplex=False)
         with reader:
             with writer:
@@ -381,15 +384,15 @@ def _stop_after(server: Server, parent: process.BaseProcess) -> None:
 
     parent.join()
     util.info("manager's server stops: its parent has died")
-    server.stop_event.set()
-    if isinstance(server.address, str) and not server.address.startswith("\0"):
+    try:
         server.listener.close()
-        directory = os.path.dirname(server.address)
-        if os.path.basename(directory).startswith("pymp-"):  # the parent's, which it can't remove
-            try:
-                os.rmdir(directory)
-            except OSError:
-                pass
+        directory = os.path.dirname(server.address) if isinstance(server.address, str) else ""
+        if os.path.basename(directory).startswith("pymp-"):  # the parent's, which cannot remove it
+            os.rmdir(directory)
+    except OSError:
+        pass  # there are files of others in it
+    finally:
+        server.stop_event.set()
 
 
 def _make_pool(*args: Any, **kwds: Any) -> Any:

@@ -7,18 +7,14 @@ one thread of its own, which isn't Python's and sleeps until a worker ends.
 from __future__ import annotations
 
 import _pickle
-import fcntl
 import itertools
 import os
-import sys
-import threading
 import warnings
 import weakref
 
 from . import _pool_worker, _procession, reduction, util
 from ._pool_feeder import Feeder
 from ._pool_results import (
-    CALL,
     CHUNK,
     ITEM,
     STAR_CHUNK,
@@ -31,6 +27,7 @@ from ._pool_results import (
     PoolBroken,
     PoolTerminated,
 )
+from ._pool_staff import Reports, Staff, end
 from ._pool_worker import (
     ExceptionWithTraceback,
     MaybeEncodingError,
@@ -82,8 +79,6 @@ TERMINATE = "TERMINATE"
 
 #: So many tasks of an imap over an iterator without a known length are ahead of its consumer.
 AHEAD = 256
-#: How long `terminate()` waits for workers that are sent SIGTERM, and after a second SIGKILL.
-PATIENCE = 10.0
 #: Functions whose pickles are kept.
 KEPT_FUNCTIONS = 1024
 
@@ -139,8 +134,10 @@ class Pool:
         self._functions: dict[Any, Any] = {}
         self._feeders: weakref.WeakSet[Feeder] = weakref.WeakSet()
         self._start(initializer, tuple(initargs), maxtasksperchild, context)
-        self._reports = _Reports(self._core)
-        self._finalizer = util.Finalize(self, _end, (self._core, self._staff, self._reports, type(self)._reaps), exitpriority=15)
+        self._reports = Reports(self._core)
+        self._finalizer = util.Finalize(
+            self, end, (self._core, self._staff, self._reports, type(self)._reaps), exitpriority=15
+        )
         self._state = RUN
 
     def _start(
@@ -156,11 +153,12 @@ class Pool:
             context = _default_context.get_context()
         self._ctx = context
         self._core: Any = _procession.PoolCore(self._processes, maxtasksperchild or 0)
-        staff = self._staff = _Staff(context, self.Process, self._core.handle, initializer, initargs, self._pool)
+        self._staff: Any
+        staff = self._staff = Staff(context, self.Process, self._core.handle, initializer, initargs, self._pool)
         try:
             for slot in range(self._processes):
                 staff.hire(slot)
-            self._core.supervise([staff.introduce(slot) for slot in range(self._processes)], staff.replace)
+            self._core.supervise(staff.introduce_all(), staff.replace)
         except BaseException:
             staff.dismiss()
             raise
@@ -226,7 +224,9 @@ class Pool:
         results: list[R] = self._map(func, iterable, chunksize, ITEM, CHUNK, None, None, wait=True).get()
         return results
 
-    def starmap(self, func: Callable[..., R], iterable: Iterable[Iterable[Any]], chunksize: int | None = None) -> list[R]:
+    def starmap(
+        self, func: Callable[..., R], iterable: Iterable[Iterable[Any]], chunksize: int | None = None
+    ) -> list[R]:
         """As `map()`, with each item the arguments of a call: `func(*item)`."""
         results: list[R] = self._map(func, iterable, chunksize, STAR_ITEM, STAR_CHUNK, None, None, wait=True).get()
         return results
@@ -265,7 +265,8 @@ class Pool:
             chunksize: how many items go to a worker at once.
             buffersize: by default 256, or 32 for each worker.
         """
-        return self._imap(IMapIterator, func, iterable, chunksize, buffersize)
+        iterator: IMapIterator = self._imap(IMapIterator, func, iterable, chunksize, buffersize)
+        return iterator
 
     def imap_unordered(
         self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1, buffersize: int | None = None
@@ -416,7 +417,8 @@ class Pool:
         """Do nothing: a worker that has ended is replaced without being asked for."""
 
     def _exitcode_of(self, pid: int) -> int | None:
-        return self._staff.exitcode_of(pid)
+        exitcode: int | None = self._staff.exitcode_of(pid)
+        return exitcode
 
 
 def _count(processes: Any) -> int:
@@ -463,141 +465,6 @@ def _name_argument(error: Exception, func: Any, args: Any, kwds: Any) -> Excepti
         return error  # they are no arguments at all
     of = f" of {_pool_worker.described(func)}" if callable(func) else ""
     return reduction.name_culprit(error, [(name + of, arg) for name, arg in parts])
-
-
-class _Staff:
-    """The worker processes of a pool. It does not know the pool, which may go first."""
-
-    def __init__(
-        self,
-        ctx: BaseContext,
-        make: Callable[..., Any],
-        handle: bytes,
-        initializer: Callable[..., object] | None,
-        initargs: tuple[Any, ...],
-        workers: list[Any],
-    ) -> None:
-        self._ctx = ctx
-        self._make = make
-        self._args = (handle, initializer, initargs)
-        self._workers = workers
-        self._exitcodes: dict[int, int] = {}
-        #: The thread that starts a worker now.
-        self.hiring: int | None = None
-
-    def hire(self, slot: int) -> None:
-        """Start a worker."""
-        handle, initializer, initargs = self._args
-        process = self._make(self._ctx, target=worker, args=(handle, slot, initializer, initargs))
-        process.name = process.name.replace("Process", "PoolWorker")
-        process.daemon = True
-        process.start()
-        self._workers[slot : slot + 1] = [process]
-
-    def introduce(self, slot: int) -> tuple[int, int, int]:
-        """Return a worker's pid, a new descriptor of it, and its seat in the family."""
-        process = self._workers[slot]
-        # Inheritable, by which the extension knows that it is to be taken over.
-        fd = fcntl.fcntl(process.sentinel, fcntl.F_DUPFD, 3)
-        return process.pid, fd, process._popen._seat
-
-    def replace(self, slot: int) -> tuple[int, int, int]:
-        """Start a worker in the place of one that has ended. Called by the supervisor."""
-        self.hiring = threading.get_ident()
-        try:
-            self._note_end(self._workers[slot])
-            self.hire(slot)
-            util.debug("added worker")
-            return self.introduce(slot)
-        finally:
-            self.hiring = None
-
-    def dismiss(self) -> None:
-        """End those that were started: the pool is not to be."""
-        for process in self._workers:
-            if process.exitcode is None:
-                process.terminate()
-        for process in self._workers:
-            process.join()
-
-    def join(self, timeout: float | None) -> None:
-        """Wait for the processes, as a parent has to."""
-        for process in self._workers:
-            process.join(timeout)
-
-    def exitcode_of(self, pid: int) -> int | None:
-        """Return the exit code of a worker that has ended, where it is known."""
-        for process in list(self._workers):
-            if process.pid == pid:
-                self._note_end(process)
-        return self._exitcodes.get(pid)
-
-    def _note_end(self, process: Any) -> None:
-        exitcode = process.exitcode
-        if exitcode is not None:
-            if len(self._exitcodes) >= 1000:
-                self._exitcodes.clear()
-            self._exitcodes[process.pid] = exitcode
-
-
-class _Reports:
-    """Calls callbacks, in one thread, which is there once there are any."""
-
-    def __init__(self, core: Any) -> None:
-        self._core = core
-        self._expected: dict[int, ApplyResult] = {}
-        self._thread: threading.Thread | None = None
-        self._starting = threading.Lock()
-
-    def expect(self, result: ApplyResult, callback: Callback, error_callback: Callback) -> None:
-        """Call one of them when the result is there."""
-        result._reported = threading.Event()
-        result._callback = callback
-        result._error_callback = error_callback
-        job = result._job
-        self._expected[job.number] = result
-        job.announce()
-        if self._thread is None:
-            with self._starting:
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="pool-callbacks", daemon=True)
-                    self._thread.start()
-
-    def _run(self) -> None:
-        while True:
-            number = self._core.next_announced()
-            if number is None:
-                break
-            result = self._expected.pop(number, None)
-            if result is None:
-                continue
-            try:
-                result._report()
-            except BaseException:
-                # As if each callback had a thread of its own.
-                threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
-            result = None
-        # The pool was terminated: nobody is called back, and nobody is left waiting for that.
-        while self._expected:
-            _number, result = self._expected.popitem()
-            result._give_up_reporting()
-
-    def join(self, timeout: float | None) -> None:
-        """Wait for the callbacks to have been called."""
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout)
-
-
-def _end(core: Any, staff: _Staff, reports: _Reports, reap: bool) -> None:
-    """End a pool that was terminated, or collected, or is left when the program ends."""
-    core.terminate()
-    if staff.hiring == threading.get_ident():
-        return  # collected by the supervisor's thread: it can't wait for itself
-    core.join(PATIENCE)
-    reports.join(PATIENCE)
-    if reap:
-        staff.join(PATIENCE)
 
 
 from ._pool_threads import ThreadPool  # noqa: E402  (which is a Pool)

@@ -153,5 +153,9 @@ def be_the_child(seat: int, far_end: socket.socket) -> NoReturn:
         code = spawn.run(prep.hex(), task.hex(), sentinel)
     except ConnectionError:
         pass  # the requester has ended
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
     finally:
         _bootstrap.end(code, seat)

@@ -102,12 +102,17 @@ class Report(unittest.TestResult):
 
     def stopTest(self, test):
         super().stopTest(test)
-        status, detail = self.outcome
+        if self.outcome is not None:
+            self.end(test, *self.outcome)
+            self.outcome = None
+
+    def end(self, test, status, detail):
         self.write(ended=test._testMethodName, status=status, detail=detail)
-        self.outcome = None
 
     def note(self, test, status, detail=""):
-        if self.outcome is None:
+        if self.outcome is None and isinstance(test, unittest.TestCase):
+            self.end(test, status, detail)  # some Pythons don't start a test that is to be skipped
+        elif self.outcome is None:
             # Not in a test: in the preparation of the class or the module, or the clean-up.
             self.write(fixture=str(test), status=status, detail=detail)
         elif SERIOUS.index(status) >= SERIOUS.index(self.outcome[0]):

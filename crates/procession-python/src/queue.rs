@@ -12,7 +12,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyTuple, PyType};
 
 use crate::arguments::{HandleBytes, Timeout, Truth};
-use crate::error::{self, OrRaise, Raise};
+use crate::error::{self, OrRaise};
 use crate::pickling::{self, Encoded};
 use crate::shared::{Inner, Reduced, handle_bytes, reduce};
 use crate::wait;
@@ -85,27 +85,28 @@ impl Queue {
         size: usize,
         timeout: Timeout,
     ) -> PyResult<()> {
-        let mut attempt = || queue.put(message, &mut Timeout::ZERO.patience());
-        let quick = if size < pickling::WORTH_DETACHING {
-            attempt()
-        } else {
-            Err(PutError::Full)
-        };
-        match quick {
-            Ok(()) => {}
-            Err(PutError::Full) if size >= pickling::WORTH_DETACHING || !timeout.is_zero() => {
-                let spun = if size < pickling::WORTH_DETACHING && queue.is_full() {
-                    wait::spin(|| (!queue.is_full()).then(&mut attempt).and_then(Result::ok))
-                } else {
-                    None
-                };
-                if spun.is_none() {
-                    wait::blocking(py, timeout, |patience| queue.put(message, patience))?
-                        .or_raise(py)?;
-                }
+        // With the interpreter held, while there is room.
+        let attempt = || {
+            if queue.is_full() {
+                return None;
             }
-            Err(error) => return Err(error.raise(py)),
-        }
+            match queue.put(message, &mut wait::glance()) {
+                Err(PutError::Full) => None,
+                done => Some(done),
+            }
+        };
+        let wait = || wait::blocking(py, timeout, |patience| queue.put(message, patience));
+        let put = if size >= pickling::WORTH_DETACHING {
+            wait()?
+        } else if timeout.is_zero() {
+            queue.put(message, &mut timeout.patience())
+        } else {
+            match attempt().or_else(|| wait::spin(attempt)) {
+                Some(done) => done,
+                None => wait()?,
+            }
+        };
+        put.or_raise(py)?;
         self.used.store(true, Ordering::Relaxed);
         self.changed();
         watch::note_put(queue);
@@ -137,25 +138,24 @@ impl Queue {
     }
 
     fn get_message(&self, py: Python<'_>, queue: &RawQueue, timeout: Timeout) -> PyResult<Message> {
-        let quick = queue.get(&mut Timeout::ZERO.patience());
-        let message = match quick {
-            Err(GetError::Empty) if !timeout.is_zero() => {
-                let attempt = || {
-                    if queue.is_empty() {
-                        None
-                    } else {
-                        queue.get(&mut Timeout::ZERO.patience()).ok()
-                    }
-                };
-                match wait::spin(attempt) {
-                    Some(message) => message,
-                    None => {
-                        wait::blocking(py, timeout, |patience| queue.get(patience))?.or_raise(py)?
-                    }
-                }
+        let attempt = || {
+            if queue.is_empty() {
+                return None;
             }
-            quick => quick.or_raise(py)?,
+            match queue.get(&mut wait::glance()) {
+                Err(GetError::Empty) => None,
+                done => Some(done),
+            }
         };
+        let got = if timeout.is_zero() {
+            queue.get(&mut timeout.patience())
+        } else {
+            match attempt().or_else(|| wait::spin(attempt)) {
+                Some(done) => done,
+                None => wait::blocking(py, timeout, |patience| queue.get(patience))?,
+            }
+        };
+        let message = got.or_raise(py)?;
         self.changed();
         Ok(message)
     }

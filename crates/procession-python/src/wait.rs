@@ -4,6 +4,7 @@
 //! then waits without it. The main thread looks for signals while it waits: their handlers run
 //! here, and what they raise ends the call. No lock in shared memory is held at that moment.
 
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use procession_engine::Patience;
@@ -14,6 +15,15 @@ use crate::arguments::Timeout;
 
 /// How long it is worth to keep the interpreter in the hope that the other side is just about to answer.
 const SPIN: Duration = Duration::from_micros(1);
+
+/// The patience of a first attempt by somebody who is ready to wait: enough for an inner lock that is
+/// held for a moment, but not for one whose holder has lost its core. Its time has passed before it
+/// begins, so it never sleeps, and the clock need not be read.
+#[inline]
+pub(crate) fn glance<'a>() -> Patience<'a> {
+    static LONG_AGO: LazyLock<Instant> = LazyLock::new(Instant::now);
+    Patience::until(*LONG_AGO)
+}
 
 /// Tries again and again for about a microsecond, with the interpreter held.
 #[inline]

@@ -38,6 +38,10 @@ use crate::queue::PutError;
 
 /// Between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(1);
+/// What a worker gets that has just sent its result, when the pool is terminated.
+const MOMENT: Duration = Duration::from_millis(20);
+/// What an idle worker gets to end by itself.
+const FAREWELL: Duration = Duration::from_millis(200);
 /// After a failed start, and when workers keep dying before they are ready.
 const PAUSE: Duration = Duration::from_millis(100);
 /// For how long starts may fail with not one worker left before the pool breaks.
@@ -66,6 +70,19 @@ impl Bell {
     }
 }
 
+/// Who has been sent what when all are to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Nothing: the task queue is closed.
+    Asked,
+    /// SIGTERM to those with a task.
+    Busy,
+    /// SIGTERM to all.
+    All,
+    /// SIGKILL to all.
+    Killed,
+}
+
 /// One worker's place.
 #[derive(Debug)]
 struct Post {
@@ -86,8 +103,8 @@ pub(crate) struct Supervisor {
     early_deaths: u32,
     ready_seen: u32,
     starved_since: Option<Instant>,
-    kill_at: Option<Instant>,
-    killed: bool,
+    /// How far the ending of all has come, and when it goes on.
+    kill_at: Option<(Stage, Instant)>,
 }
 
 impl Supervisor {
@@ -122,7 +139,6 @@ impl Supervisor {
             ready_seen: 0,
             starved_since: None,
             kill_at: None,
-            killed: false,
         };
         Ok((supervisor, bell))
     }
@@ -169,7 +185,11 @@ impl Supervisor {
         let retry = (!self.untold.is_empty()).then(|| Instant::now() + RETRY);
         let until = due
             .chain(retry)
-            .chain(self.kill_at.filter(|_| !self.killed))
+            .chain(
+                self.kill_at
+                    .filter(|(stage, _)| *stage != Stage::Killed)
+                    .map(|(_, at)| at),
+            )
             .min();
         let timeout = until.map(|until| until.saturating_duration_since(Instant::now()));
         let bell = std::iter::once(self.reader.as_fd());
@@ -363,26 +383,33 @@ impl Supervisor {
         }
     }
 
-    /// The pool was terminated, or broke: SIGTERM to all, SIGKILL to those that are left.
+    /// The pool was terminated, or broke: after a moment SIGTERM to those with a task in hand, and, a
+    /// little later, to all: the idle find the task queue closed and end in good order, with their output written.
+    /// SIGKILL to those that are left.
     fn end_all(&mut self) {
         for post in &mut self.posts {
             post.due = None;
         }
         let now = Instant::now();
-        let signal = match self.kill_at {
+        let (stage, signal, pause) = match self.kill_at {
             None => {
-                self.kill_at = Some(now + GRACE);
-                SIGTERM
+                self.kill_at = Some((Stage::Asked, now + MOMENT));
+                return;
             }
-            Some(at) if at <= now && !self.killed => {
-                self.killed = true;
-                SIGKILL
-            }
+            Some((Stage::Asked, at)) if at <= now => (Stage::Busy, SIGTERM, FAREWELL),
+            Some((Stage::Busy, at)) if at <= now => (Stage::All, SIGTERM, GRACE),
+            Some((Stage::All, at)) if at <= now => (Stage::Killed, SIGKILL, GRACE),
             Some(_) => return,
         };
-        for worker in self.posts.iter().filter_map(|post| post.worker.as_ref()) {
-            // One that has ended meanwhile needs none.
-            let _ = process::send_signal(worker.pidfd.as_fd(), signal);
+        self.kill_at = Some((stage, now + pause));
+        for (slot, post) in self.posts.iter().enumerate() {
+            let idle = self.shared.slot(slot).held().is_none();
+            if let Some(worker) = &post.worker
+                && !(stage == Stage::Busy && idle)
+            {
+                // One that has ended meanwhile needs none.
+                let _ = process::send_signal(worker.pidfd.as_fd(), signal);
+            }
         }
     }
 }
@@ -421,5 +448,108 @@ fn has_ended(worker: &Launched) -> Option<ExitStatus> {
             return Some(ExitStatus::Unknown);
         }
         std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use procession_shm::pool_state::Held;
+
+    use super::*;
+    use crate::pool::{Options, Pool, Prepared};
+
+    #[derive(Debug)]
+    struct Nobody;
+
+    impl Launcher for Nobody {
+        fn launch(
+            &self,
+            _: procession_shm::Handle,
+            _: u32,
+        ) -> Result<Launched, crate::pool::LaunchError> {
+            panic!("nobody is to be started")
+        }
+    }
+
+    fn idle() -> (Supervisor, Shared) {
+        let options = Options {
+            workers: 3,
+            max_tasks_per_worker: None,
+        };
+        let Prepared { desk, shared } = Pool::prepare(options).expect("has memory");
+        let made = Supervisor::new(desk, shared.clone(), Arc::new(Nobody), Vec::new());
+        (made.expect("has descriptors").0, shared)
+    }
+
+    fn put(supervisor: &Supervisor, count: u64) {
+        for index in 0..count {
+            let mut bytes = [0; crate::pool::HEADER];
+            let notice = crate::pool::wire::Notice::Result;
+            let header = crate::pool::wire::Header {
+                notice,
+                job: 9,
+                index,
+            };
+            header.write(&mut bytes);
+            let tasks = supervisor.desk.tasks();
+            tasks
+                .put(&Outgoing::bytes(&bytes), &mut Patience::none())
+                .expect("has room");
+        }
+    }
+
+    fn held(item: u64) -> Held {
+        Held {
+            item,
+            job: 9,
+            index: item,
+        }
+    }
+
+    #[test]
+    fn a_task_that_was_not_yet_taken_is_not_lost() {
+        let (supervisor, shared) = idle();
+        put(&supervisor, 1);
+        assert_eq!(supervisor.lost_task(0), None, "it had none");
+        // Killed between the word and the commit.
+        shared.slot(0).take(held(0));
+        assert_eq!(supervisor.lost_task(0), None);
+    }
+
+    #[test]
+    fn a_task_that_was_taken_is_lost() {
+        let (supervisor, shared) = idle();
+        put(&supervisor, 2);
+        for item in 0..2 {
+            let taken =
+                supervisor
+                    .desk
+                    .tasks()
+                    .get_with(&mut Patience::none(), &mut |number, _, _| {
+                        shared.slot(1).take(held(number.into()));
+                    });
+            taken.expect("is there");
+            assert_eq!(supervisor.lost_task(1), Some((9, item)));
+            shared.slot(1).settle();
+            assert_eq!(supervisor.lost_task(1), None, "its result is committed");
+        }
+    }
+
+    #[test]
+    fn a_task_that_another_worker_has_taken_since_is_that_ones() {
+        let (supervisor, shared) = idle();
+        put(&supervisor, 2);
+        shared.slot(0).take(held(0));
+        let taken = supervisor
+            .desk
+            .tasks()
+            .get_with(&mut Patience::none(), &mut |number, _, _| {
+                shared.slot(2).take(held(number.into()));
+            });
+        taken.expect("is there");
+        assert_eq!(supervisor.lost_task(0), None);
+        // Should that one die too, and the first be settled by then, it is lost exactly once.
+        shared.slot(0).vacate();
+        assert_eq!(supervisor.lost_task(2), Some((9, 0)));
     }
 }
