@@ -82,13 +82,13 @@ os.kill(pid, signal.SIGKILL)
 os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    tracker.register("name", "dummy")
+    tracker.register("/never-made", "shared_memory")
 assert "process died unexpectedly" in str(caught[0].message)
 assert tracker._pid != pid
-tracker.unregister("name", "dummy")
+tracker.unregister("/never-made", "shared_memory")
 tracker._stop()
 assert tracker._exitcode == 0
-tracker.register("name", "dummy")
+tracker.register("/never-made", "shared_memory")
 tracker._stop()
 assert tracker._exitcode == 1
 try:
@@ -103,4 +103,5 @@ assert _resource_tracker._exitcode == 0
 def test_life_of_the_tracker(run_program: Programs) -> None:
     outcome = run_program(SIGNALS.lstrip()).check()
     assert outcome.out == "name too long to be tracked: 500 characters\n"
-    assert "There appear to be 1 leaked dummy objects" in outcome.err
+    assert "There appear to be 1 leaked shared_memory objects" in outcome.err
+    assert "resource_tracker: '/never-made': [Errno 2]" in outcome.err

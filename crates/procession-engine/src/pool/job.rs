@@ -40,7 +40,7 @@ impl Job {
         self.desk.as_ref().expect("is there until the drop")
     }
 
-    /// The number that names it in [`Pool::next_announced`] and [`WorkerInfo`].
+    /// The number that names it in [`Pool::next_announced`](super::Pool::next_announced) and [`WorkerInfo`](super::WorkerInfo).
     pub fn number(&self) -> u64 {
         self.id.to_raw()
     }
@@ -51,7 +51,7 @@ impl Job {
     /// When the job was sealed, the pool has ended, or there is no memory.
     ///
     /// # Panics
-    /// When the bytes are shorter than [`HEADER`].
+    /// When the bytes are shorter than [`HEADER`](super::HEADER).
     pub fn submit(&self, task: Submission<'_>) -> Result<u64, SubmitError> {
         self.desk().submit(self.id, task, false)
     }
@@ -75,7 +75,7 @@ impl Job {
         }
     }
 
-    /// Has [`Pool::next_announced`] tell when all replies are here. Before the first task.
+    /// Has [`Pool::next_announced`](super::Pool::next_announced) tell when all replies are here. Before the first task.
     pub fn announce(&self) {
         if self.desk().is_home() {
             let todo = self.desk().book().announce(self.id);

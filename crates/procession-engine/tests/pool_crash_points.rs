@@ -1,0 +1,191 @@
+//! A worker is killed at each of the named places of the structures below the pool, the first times
+//! it comes there: each task has exactly one outcome, at most the one in hand is lost.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use procession_engine::pool::{
+    HEADER, LaunchError, Launched, Launcher, Options, Pool, Reply, Submission, Worker,
+};
+use procession_engine::{ExitStatus, Handle, Patience, Role};
+use procession_shm::crash::{POINTS, arm};
+use procession_sys::process;
+
+const LIMIT: Duration = Duration::from_secs(20);
+const TASKS: usize = 60;
+
+/// Starts workers by forking; the first one is to be killed at a point.
+struct Doomed {
+    point: &'static str,
+    time: usize,
+    launched: AtomicU32,
+    killed: AtomicU32,
+}
+
+impl Launcher for Doomed {
+    fn launch(&self, pool: Handle, slot: u32) -> Result<Launched, LaunchError> {
+        let doomed = self.launched.fetch_add(1, Ordering::SeqCst) == 0;
+        let parent = std::process::id();
+        let seat = procession_engine::prepare_child("worker", Role::Worker).expect("has room");
+        procession_engine::fork_with(seat);
+        let forked = process::fork_running(|| {
+            let worker = Worker::attach(pool, slot).expect("the pool is there");
+            if doomed {
+                arm(self.point, self.time);
+            }
+            work(worker, parent)
+        });
+        procession_engine::fork_done();
+        let pid = forked.expect("forks");
+        procession_engine::child_started(seat, pid);
+        let pidfd = process::open_pidfd(pid).expect("is there");
+        Ok(Launched { pid, pidfd, seat })
+    }
+
+    fn ended(&self, _slot: u32, worker: &Launched, status: ExitStatus) {
+        self.killed
+            .fetch_add(u32::from(status == ExitStatus::Signal(9)), Ordering::SeqCst);
+        let _ = process::try_wait(worker.pidfd.as_fd(), true);
+        procession_engine::reap(worker.seat.member());
+    }
+}
+
+/// Sends back what it gets, buffers and all.
+fn work(mut worker: Worker, parent: u32) -> i32 {
+    worker.ready();
+    let mut orphaned = move || process::parent_id() != parent;
+    loop {
+        let mut patience = Patience::forever().with_interrupt(&mut orphaned);
+        let Ok(Some(mut task)) = worker.next(&mut patience) else {
+            return 0;
+        };
+        let mut bytes = vec![0; HEADER];
+        bytes.extend_from_slice(task.payload());
+        let buffers: Vec<Vec<u8>> = task
+            .take_buffers()
+            .iter()
+            .map(|block| block.to_vec())
+            .collect();
+        let buffers: Vec<&[u8]> = buffers.iter().map(Vec::as_slice).collect();
+        let result = Submission {
+            buffers: &buffers,
+            ..Submission::bytes(&mut bytes)
+        };
+        worker.finish(&task, result).expect("has memory");
+        // Both workers shall have their share.
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
+/// The nth payload and its buffer: short, long, or with a large buffer, by turns.
+fn contents(n: usize) -> (Vec<u8>, Vec<u8>) {
+    let length = [10, 3000, 80_000, 20][n % 4];
+    let payload = (0..length).map(|at| (at + n) as u8).collect();
+    let buffer = if n % 4 == 3 {
+        vec![n as u8; 50_000]
+    } else {
+        Vec::new()
+    };
+    (payload, buffer)
+}
+
+fn run(point: &'static str, time: usize) -> (u32, usize) {
+    let doomed = Arc::new(Doomed {
+        point,
+        time,
+        launched: AtomicU32::new(0),
+        killed: AtomicU32::new(0),
+    });
+    let options = Options {
+        workers: 2,
+        max_tasks_per_worker: None,
+    };
+    let pool = Pool::new(options, Arc::clone(&doomed) as _).expect("starts");
+    let job = pool.job().expect("is running");
+    for n in 0..TASKS {
+        let (payload, buffer) = contents(n);
+        let mut bytes = vec![0; HEADER];
+        bytes.extend_from_slice(&payload);
+        let buffers: &[&[u8]] = if buffer.is_empty() { &[] } else { &[&buffer] };
+        let task = Submission {
+            buffers,
+            ..Submission::bytes(&mut bytes)
+        };
+        job.submit(task).expect("is submitted");
+    }
+    job.seal();
+    let mut outcomes = [false; TASKS];
+    let mut lost = 0;
+    loop {
+        let next = job.next(&mut Patience::timeout(LIMIT));
+        let next = next.unwrap_or_else(|_| panic!("{point}, {time}: a task has no outcome"));
+        let Some((index, reply)) = next else { break };
+        let index = usize::try_from(index).expect("small");
+        let twice = std::mem::replace(&mut outcomes[index], true);
+        assert!(!twice, "{point}, {time}: task {index} has two outcomes");
+        match reply {
+            Reply::Done(mut answer) => {
+                let (payload, buffer) = contents(index);
+                assert_eq!(answer.payload(), payload, "{point}, {time}: task {index}");
+                let got = answer
+                    .take_buffers()
+                    .first()
+                    .map_or(Vec::new(), |block| block.to_vec());
+                assert_eq!(got, buffer, "{point}, {time}: task {index}");
+            }
+            Reply::Lost(loss) => {
+                assert_eq!(loss.status, ExitStatus::Signal(9));
+                lost += 1;
+            }
+            other => panic!("{point}, {time}: {other:?}"),
+        }
+    }
+    assert!(
+        outcomes.iter().all(|had| *had),
+        "{point}, {time}: a task has no outcome"
+    );
+    pool.close();
+    pool.join(&mut Patience::timeout(LIMIT))
+        .unwrap_or_else(|error| panic!("{point}, {time}: {error}"));
+    (doomed.killed.load(Ordering::SeqCst), lost)
+}
+
+#[test]
+fn a_worker_killed_at_any_point_costs_at_most_the_task_in_hand() {
+    let mut reached = Vec::new();
+    let mut slowest = Duration::ZERO;
+    for &point in POINTS {
+        for time in [1, 2, 5, 9] {
+            let start = Instant::now();
+            let (killed, lost) = run(point, time);
+            slowest = slowest.max(start.elapsed());
+            assert!(
+                killed <= 1 && lost <= killed as usize,
+                "{point}, {time}: {lost} lost, {killed} killed"
+            );
+            if killed == 1 {
+                reached.push(point);
+            }
+        }
+    }
+    reached.dedup();
+    for point in [
+        "get: told",
+        "get: committed",
+        "get: unlocked",
+        "put: written",
+        "put: committed",
+        "put: unlocked",
+    ] {
+        assert!(
+            reached.contains(&point),
+            "nobody was killed at {point}; only at {reached:?}"
+        );
+    }
+    assert!(
+        slowest < Duration::from_secs(3),
+        "the slowest took {slowest:?}"
+    );
+}
