@@ -33,6 +33,7 @@ GRACE = 5.0
 # Processes that outlive a test by design, recognised by their command line.
 PERSISTENT_PROCESSES = (
     "procession.forkserver",
+    "procession.resource_tracker",
     "multiprocessing.resource_tracker",  # of the standard library, when a test runs it for comparison
     "multiprocessing.forkserver",
 )

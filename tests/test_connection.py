@@ -86,9 +86,7 @@ def echo(conn: connection.Connection) -> None:
             conn.send(message)
 
 
-@pytest.mark.parametrize(
-    "message", [1, "text", [1, {"a": b"b"}], b"x" * 300_000, array.array("d", range(9))]
-)
+@pytest.mark.parametrize("message", [1, "text", [1, {"a": b"b"}], b"x" * 300_000, array.array("d", range(9))])
 def test_objects_go_there_and_back(ctx: Any, message: Any) -> None:
     here, there = ctx.Pipe()
     child = ctx.Process(target=echo, args=(there,))
@@ -392,9 +390,7 @@ def test_bad_peers_are_turned_away(family: str, peer: Callable[[Any], Any]) -> N
 
 
 @pytest.mark.parametrize("said", [b"", b"\0\0", struct.pack("!i", 20) + b"half a di"])
-def test_silent_peer_does_not_block_the_listener(
-    said: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_silent_peer_does_not_block_the_listener(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "AUTHENTICATION_TIMEOUT", 0.3)
     with connection.Listener(authkey=KEY) as listener:
         began = time.monotonic()
@@ -499,9 +495,7 @@ else:
 def test_standard_library_at_the_other_end(family: str) -> None:
     command = [sys.executable, "-c", STANDARD_PEER]
     with connection.Listener(family=family, authkey=KEY) as listener:
-        with subprocess.Popen(
-            [*command, "connect", repr(listener.address)], stdout=subprocess.PIPE, text=True
-        ) as peer:
+        with subprocess.Popen([*command, "connect", repr(listener.address)], stdout=subprocess.PIPE, text=True) as peer:
             with listener.accept() as conn:
                 assert conn.recv() == "from the standard library"
                 conn.send("to it")

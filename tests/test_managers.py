@@ -793,9 +793,7 @@ server.serve_forever()
 @pytest.mark.parametrize("module", ["procession", "multiprocessing"])
 def test_serve_forever(module: str) -> None:
     """The documented recipe; the standard library's server understands our client too."""
-    server = subprocess.Popen(
-        [sys.executable, "-c", SERVE.format(module=module)], stdout=subprocess.PIPE, text=True
-    )
+    server = subprocess.Popen([sys.executable, "-c", SERVE.format(module=module)], stdout=subprocess.PIPE, text=True)
     with server:
         try:
             assert server.stdout is not None

@@ -222,9 +222,7 @@ def test_untracked_memory_stays(run_program: Programs) -> None:
 
 
 @pytest.mark.parametrize("options", ["{}", "dict(track=False)"])
-def test_who_attaches_removes_nothing(
-    run_program: Programs, memory: SharedMemory, options: str
-) -> None:
+def test_who_attaches_removes_nothing(run_program: Programs, memory: SharedMemory, options: str) -> None:
     outcome = run_program(ATTACH, memory.name, options).check()
     assert exists(memory.name)
     assert outcome.err == ""

@@ -100,8 +100,7 @@ def answer_challenge(connection: Frames, authkey: bytes) -> None:
     message = connection.recv_bytes(_LONGEST)
     if not message.startswith(CHALLENGE):
         raise AuthenticationError(
-            f"expected a challenge, received {message[:20]!r}: "
-            "does the other end authenticate its connections?"
+            f"expected a challenge, received {message[:20]!r}: does the other end authenticate its connections?"
         )
     challenge = message[len(CHALLENGE) :]
     if len(challenge) < _BARE_CHALLENGE:
@@ -175,9 +174,7 @@ class SocketFrames:
     def recv_bytes(self, maxlength: int, /) -> bytes:
         (length,) = struct.unpack("!i", self._read(4))
         if not 0 <= length <= maxlength:
-            raise AuthenticationError(
-                f"a message that claims {length & 0xFFFFFFFF} bytes is not part of a handshake"
-            )
+            raise AuthenticationError(f"a message that claims {length & 0xFFFFFFFF} bytes is not part of a handshake")
         return self._read(length)
 
     def _read(self, size: int) -> bytes:

@@ -175,9 +175,7 @@ class BaseProxy:
 
             registry = SyncManager._registry
         maker = registry[token.typeid][3] if token.typeid in registry else AutoProxy
-        return make_proxy(
-            maker, token, self._serializer, self._manager, self._authkey, exposed, self._Client
-        )
+        return make_proxy(maker, token, self._serializer, self._manager, self._authkey, exposed, self._Client)
 
     # --- connections -----------------------------------------------------------------------------
 
@@ -233,9 +231,7 @@ class BaseProxy:
         )
 
     @staticmethod
-    def _decref(
-        token: Token, authkey: bytes, state: Any, home: _Home, key: object, Client: Any
-    ) -> None:
+    def _decref(token: Token, authkey: bytes, state: Any, home: _Home, key: object, Client: Any) -> None:
         home.proxies.discard(key)
         if state is None or state.value == wire.State.STARTED:
             try:
@@ -286,9 +282,7 @@ class BaseProxy:
             return repr(self)[:-1] + "; '__str__()' failed>"
 
 
-def RebuildProxy(
-    func: Callable[..., Any], token: Token, serializer: str, kwds: dict[str, Any]
-) -> Any:
+def RebuildProxy(func: Callable[..., Any], token: Token, serializer: str, kwds: dict[str, Any]) -> Any:
     """The proxy that was pickled, in the process that unpickles it."""
     server = getattr(process.current_process(), "_manager_server", None)
     if server is not None and server.address == token.address:
@@ -327,9 +321,7 @@ def make_proxy(
 _made: dict[tuple[str, tuple[str, ...]], type[BaseProxy]] = {}
 
 
-def MakeProxyType(
-    name: str, exposed: Iterable[str], _cache: dict[Any, Any] = _made
-) -> type[BaseProxy]:
+def MakeProxyType(name: str, exposed: Iterable[str], _cache: dict[Any, Any] = _made) -> type[BaseProxy]:
     """A proxy type of this name, with methods that call those of these names."""
     methods = tuple(exposed)
     made = _cache.get((name, methods))

@@ -75,9 +75,7 @@ class Entry:
 
     __slots__ = ("__weakref__", "exposed", "ident", "obj", "references", "typeids")
 
-    def __init__(
-        self, ident: str, obj: Any, exposed: frozenset[str], typeids: Mapping[str, str]
-    ) -> None:
+    def __init__(self, ident: str, obj: Any, exposed: frozenset[str], typeids: Mapping[str, str]) -> None:
         self.ident = ident
         self.obj = obj
         self.exposed = exposed
@@ -271,9 +269,7 @@ class Server:
         try:
             return self._known[ident]
         except KeyError:
-            raise LookupError(
-                f"the shared object {ident} no longer exists: its last proxy has been deleted"
-            ) from None
+            raise LookupError(f"the shared object {ident} no longer exists: its last proxy has been deleted") from None
 
     def _entry_with(self, ident: str, name: str) -> Entry:
         entry = self.entry(ident)

@@ -190,9 +190,7 @@ class Listener:
                         f"the peer did not authenticate in time ({AUTHENTICATION_TIMEOUT:g} s)"
                     ) from error
                 except (EOFError, OSError) as error:
-                    raise _authentication.HandshakeLost(
-                        f"the peer did not authenticate: {error}"
-                    ) from error
+                    raise _authentication.HandshakeLost(f"the peer did not authenticate: {error}") from error
             return _to_connection(sock)
 
     def _open(self) -> SocketListener:

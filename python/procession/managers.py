@@ -131,9 +131,7 @@ class BaseManager:
             dispatch(conn, None, "dummy")
         self._state.value = State.STARTED
 
-    def start(
-        self, initializer: Callable[..., object] | None = None, initargs: Iterable[Any] = ()
-    ) -> None:
+    def start(self, initializer: Callable[..., object] | None = None, initargs: Iterable[Any] = ()) -> None:
         """Start the server in a process of its own.
 
         Args:
@@ -188,8 +186,7 @@ class BaseManager:
         except EOFError:
             self._process.join()
             raise ManagerDied(
-                f"{self._process.name} ended before it could serve, "
-                f"with exit code {self._process.exitcode}"
+                f"{self._process.name} ended before it could serve, with exit code {self._process.exitcode}"
             ) from None
         if isinstance(word, _StartFailed):
             raise wire.unpack_error(word.error)
@@ -346,9 +343,7 @@ class BaseManager:
         typeids = dict(method_to_typeid or getattr(proxytype, "_method_to_typeid_", None) or {})
         for method, result in typeids.items():
             if not isinstance(method, str) or not isinstance(result, str):
-                raise TypeError(
-                    f"method_to_typeid maps names to names, not {method!r} to {result!r}"
-                )
+                raise TypeError(f"method_to_typeid maps names to names, not {method!r} to {result!r}")
         if exposed is not None:
             exposed = tuple(exposed)
         cls._registry[typeid] = (callable, exposed, typeids, proxytype)
@@ -362,9 +357,7 @@ def _creator(typeid: str, proxytype: Any) -> Callable[..., Any]:
     def create(self: BaseManager, /, *args: Any, **kwds: Any) -> Any:
         util.debug("requesting creation of a shared %r object", typeid)
         token, exposed = self._create(typeid, *args, **kwds)
-        return make_proxy(
-            proxytype, token, self._serializer, self, self._authkey, exposed, self._Client
-        )
+        return make_proxy(proxytype, token, self._serializer, self, self._authkey, exposed, self._Client)
 
     create.__name__ = typeid
     return create
@@ -464,9 +457,7 @@ class SharedMemoryManager(BaseManager):
 
     _Server = SharedMemoryServer
 
-    def start(
-        self, initializer: Callable[..., object] | None = None, initargs: Iterable[Any] = ()
-    ) -> None:
+    def start(self, initializer: Callable[..., object] | None = None, initargs: Iterable[Any] = ()) -> None:
         """Start the server in a process of its own; see ``BaseManager.start``."""
         from . import resource_tracker
 

@@ -223,10 +223,7 @@ def _encoded(value: Any) -> tuple[str, Any, int]:
         return _NONE, True, _NOTHING
     form = _NUMBERS.get(type(value))
     if form is None:
-        raise TypeError(
-            f"a ShareableList holds int, float, bool, str, bytes and None, "
-            f"not {type(value).__name__}"
-        )
+        raise TypeError(f"a ShareableList holds int, float, bool, str, bytes and None, not {type(value).__name__}")
     if form == "q" and not -(1 << 63) <= value < 1 << 63:
         raise struct.error(f"a ShareableList holds integers of 64 bits, not {value}")
     return form, value, _AS_IT_IS
@@ -261,9 +258,7 @@ class ShareableList(Generic[_T]):
         if name is not None and sequence is None:
             self.shm = SharedMemory(name)
             self._length: int = struct.unpack_from("=q", self.shm.buf)[0]
-            self._starts: tuple[int, ...] = struct.unpack_from(
-                f"={self._length + 1}q", self.shm.buf, _WORD
-            )
+            self._starts: tuple[int, ...] = struct.unpack_from(f"={self._length + 1}q", self.shm.buf, _WORD)
             return
         values = list(sequence or ())
         encoded = [_encoded(value) for value in values]
@@ -274,9 +269,7 @@ class ShareableList(Generic[_T]):
         starts = [0]
         for form in forms:
             starts.append(starts[-1] + struct.calcsize(f"={form}"))
-        items = b"".join(
-            struct.pack(f"={form}", data) for form, (_, data, _) in zip(forms, encoded, strict=True)
-        )
+        items = b"".join(struct.pack(f"={form}", data) for form, (_, data, _) in zip(forms, encoded, strict=True))
         self._length = len(values)
         self._starts = tuple(starts)
         image = (
@@ -338,10 +331,7 @@ class ShareableList(Generic[_T]):
         at, end = self._starts[index], self._starts[index + 1]
         if kind in (_TEXT, _BYTES):
             if len(data) > end - at:
-                raise ValueError(
-                    f"item {position} of {len(data)} bytes exceeds available storage "
-                    f"of {end - at} bytes"
-                )
+                raise ValueError(f"item {position} of {len(data)} bytes exceeds available storage of {end - at} bytes")
             form = f"{end - at}s"
         packed = struct.pack(f"={form}", data)
         buf = self.shm.buf

@@ -275,7 +275,7 @@ mod tests {
     #[test]
     fn codes_and_signals_are_told_apart() {
         assert_eq!(ended(&start("exit 7")), Ended::Exited(7));
-        let sleeper = start("sleep 60");
+        let sleeper = start("exec sleep 60");
         assert_eq!(
             try_wait(sleeper.pidfd.as_fd(), true).expect("is ours"),
             None

@@ -72,9 +72,7 @@ class DummyProcess(threading.Thread):
     def start(self) -> None:
         """Start the thread. Only the thread that made the object may do so."""
         if self._parent is not current_process():
-            raise RuntimeError(
-                f"only the thread that made {self.name!r} ({self._parent.name}) can start it"
-            )
+            raise RuntimeError(f"only the thread that made {self.name!r} ({self._parent.name}) can start it")
         _children_of(self._parent)[self] = None
         super().start()
 
