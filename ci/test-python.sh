@@ -9,6 +9,6 @@ for venv in $found; do
     install_tools "$venv" test
     install_wheel "$venv"
     section "Python tests, $("$venv/bin/python" --version)" \
-        timeout --signal=ABRT --kill-after=10 600 "$venv/bin/python" -m pytest "$@" || status=1
+        timeout --signal=ABRT --kill-after=10 1200 "$venv/bin/python" -m pytest "$@" || status=1
 done
 exit "$status"

@@ -461,6 +461,7 @@ def test_work_goes_on_while_nobody_asks(make_pool: Callable[..., Any], tmp_path:
     path = tmp_path / "notes"
     result = pool.map_async(functools.partial(note, path=str(path)), [str(x) for x in range(500)], chunksize=1)
     wait_until(lambda: path.exists() and len(path.read_text().split()) == 500, "all are done")
+    wait_until(result.ready, "and their results sent")
     assert result.get(0) == [None] * 500
 
 

@@ -25,6 +25,8 @@ use crate::queue::Queue;
 
 /// Who waits looks for itself this often, should a wake-up be lost for want of memory.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// How long a nudge may wait for its turn at the result queue.
+const NUDGED_WITHIN: Duration = Duration::from_millis(20);
 /// After this many submissions the results that are there are taken in, so that they don't pile up
 /// in shared memory when nobody waits for them.
 const COLLECT_EVERY: u32 = 128;
@@ -115,8 +117,11 @@ impl Desk {
             handles: &[],
             tag: 0,
         };
-        // Without memory for 16 bytes the leader looks when its slice of sleep is over.
-        let _ = self.results.put(&nudge, &mut Patience::forever());
+        // Should there be no memory for 16 bytes, or a worker be stopped while it holds the lock of
+        // the queue, the leader looks for itself when its slice of sleep is over.
+        let _ = self
+            .results
+            .put(&nudge, &mut Patience::timeout(NUDGED_WITHIN));
     }
 
     /// Submits a task; with `only` the job is sealed with it.

@@ -46,7 +46,7 @@ const FAREWELL: Duration = Duration::from_millis(200);
 const PAUSE: Duration = Duration::from_millis(100);
 /// For how long starts may fail with not one worker left before the pool breaks.
 const STARVED: Duration = Duration::from_secs(10);
-/// What can't be told for want of memory is told after this.
+/// What can't be told for want of memory, or of a turn at the queue, is told after this.
 const RETRY: Duration = Duration::from_millis(10);
 /// For how long a fork server may take to say how its child ended, or the thread that collects to
 /// enter what is in the result queue.
@@ -98,7 +98,7 @@ pub(crate) struct Supervisor {
     posts: Vec<Post>,
     reader: PipeReader,
     rung: Arc<AtomicBool>,
-    /// Notices that there was no memory for.
+    /// Notices to be sent.
     untold: Vec<(u64, u64, Loss)>,
     early_deaths: u32,
     ready_seen: u32,
@@ -337,8 +337,9 @@ impl Supervisor {
         let results = self.desk.results();
         self.untold.retain(|(job, index, loss)| {
             let bytes = loss.write(*job, *index);
-            let put = results.put(&Outgoing::bytes(&bytes), &mut Patience::forever());
-            matches!(put, Err(PutError::Memory(_)))
+            // Not for ever: a worker may have been stopped while it holds the lock of the queue.
+            let put = results.put(&Outgoing::bytes(&bytes), &mut Patience::timeout(RETRY));
+            matches!(put, Err(PutError::Memory(_) | PutError::Full))
         });
     }
 
