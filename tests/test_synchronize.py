@@ -1007,3 +1007,9 @@ def test_they_can_be_weakly_referenced_and_are_collected() -> None:
         del obj
         gc.collect()
         assert gone() is None
+
+
+def test_a_contexts_locks_take_the_option(ctx: Any) -> None:
+    for make in (ctx.Lock, ctx.RLock):
+        assert make(on_owner_death="raise").on_owner_death == "raise"
+        assert make().on_owner_death == "warn"

@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import ModuleType
-    from typing import Any
+    from typing import Any, Literal
 
     from . import pool, queues, synchronize
     from .connection import Connection
@@ -92,17 +92,25 @@ class BaseContext(_Rooted):
 
         return Pipe(duplex)
 
-    def Lock(self) -> synchronize.Lock:
-        """Return a lock. It may travel to other processes at any time, by any way."""
+    def Lock(self, *, on_owner_death: Literal["warn", "raise", "ignore"] = "warn") -> synchronize.Lock:
+        """Return a lock. It may travel to other processes at any time, by any way.
+
+        Args:
+            on_owner_death: how who acquires it next is told that its owner has died; see `synchronize.Lock`.
+        """
         from .synchronize import Lock
 
-        return Lock(ctx=self.get_context())
+        return Lock(ctx=self.get_context(), on_owner_death=on_owner_death)
 
-    def RLock(self) -> synchronize.RLock:
-        """Return a lock that its owner may acquire again."""
+    def RLock(self, *, on_owner_death: Literal["warn", "raise", "ignore"] = "warn") -> synchronize.RLock:
+        """Return a lock that its owner may acquire again.
+
+        Args:
+            on_owner_death: how who acquires it next is told that its owner has died; see `synchronize.Lock`.
+        """
         from .synchronize import RLock
 
-        return RLock(ctx=self.get_context())
+        return RLock(ctx=self.get_context(), on_owner_death=on_owner_death)
 
     def Condition(self, lock: synchronize.Lock | synchronize.RLock | None = None) -> synchronize.Condition:
         """Return a condition variable, with an RLock of its own or with `lock`."""
