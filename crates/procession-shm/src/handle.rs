@@ -80,8 +80,6 @@ pub enum Kind {
     Segment = 11,
     /// What the processes of a pool share.
     Pool = 12,
-    /// A lock with the value it protects.
-    LockedValue = 13,
     /// A place for one message.
     Cell = 14,
 }
@@ -102,7 +100,6 @@ impl Kind {
             Queue,
             Segment,
             Pool,
-            LockedValue,
             Cell,
         ]
         .into_iter()
@@ -124,7 +121,6 @@ impl Kind {
             Kind::Queue => "queue",
             Kind::Segment => "queue segment",
             Kind::Pool => "pool",
-            Kind::LockedValue => "locked value",
             Kind::Cell => "value",
         }
     }

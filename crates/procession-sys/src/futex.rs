@@ -1,6 +1,5 @@
 //! Waiting on a word of shared memory until another process changes it.
 
-use std::io;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
@@ -40,14 +39,4 @@ pub fn wake(word: &AtomicU32, count: u32) -> usize {
     // The kernel takes the count as a signed number.
     let count = count.min(i32::MAX as u32);
     futex::wake(word, futex::Flags::empty(), count).unwrap_or(0)
-}
-
-/// The kernel's answer to whether shared futexes work at all.
-///
-/// # Errors
-/// When the kernel has no futex call (it was built without, or a filter forbids it).
-pub fn check() -> io::Result<()> {
-    let word = AtomicU32::new(0);
-    futex::wake(&word, futex::Flags::empty(), 1)?;
-    Ok(())
 }

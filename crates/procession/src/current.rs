@@ -3,8 +3,8 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use crate::engine;
 use crate::engine::launch;
-use crate::engine::{self, Patience};
 use crate::error::Result;
 use crate::process::{ExitStatus, Running, SIGINT, SIGKILL, SIGTERM, StartMethod};
 use crate::start;
@@ -170,11 +170,7 @@ impl ActiveChild {
 
     /// Waits until it has ended, at most for `timeout`; `None` when it still runs then.
     pub fn wait_timeout(&self, timeout: Duration) -> Option<ExitStatus> {
-        self.running
-            .child
-            .wait(&mut Patience::timeout(timeout))
-            .ok()
-            .map(ExitStatus)
+        self.running.wait_timeout(timeout)
     }
 
     /// Asks it to end (SIGTERM, which it may handle).

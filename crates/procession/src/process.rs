@@ -254,11 +254,7 @@ impl<R> Process<R> {
 
     /// Waits until it has ended, at most for `timeout`; `None` when it still runs then.
     pub fn wait_timeout(&self, timeout: Duration) -> Option<ExitStatus> {
-        self.running
-            .child
-            .wait(&mut Patience::timeout(timeout))
-            .ok()
-            .map(ExitStatus)
+        self.running.wait_timeout(timeout)
     }
 
     /// Asks it to end (SIGTERM, which it may handle). Nothing happens if it has ended.
@@ -333,6 +329,13 @@ impl<R> fmt::Debug for Process<R> {
 }
 
 impl Running {
+    pub(crate) fn wait_timeout(&self, timeout: Duration) -> Option<ExitStatus> {
+        self.child
+            .wait(&mut Patience::timeout(timeout))
+            .ok()
+            .map(ExitStatus)
+    }
+
     pub(crate) fn wait(&self) -> ExitStatus {
         loop {
             // Patience without end runs out only where somebody asked to be interrupted.

@@ -414,30 +414,6 @@ impl Arena {
         Ok(unsafe { self.mapping.base().add(offset) }.as_ptr())
     }
 
-    /// The block that holds `length` bytes from `address` on, and how far into it they lie.
-    pub fn block_at(&self, address: *const u8, length: usize) -> Option<(Handle, usize)> {
-        let offset = (address as usize).checked_sub(self.mapping.base().as_ptr() as usize)?;
-        if !self.in_objects(offset, length) {
-            return None;
-        }
-        for class in (0..CLASSES).filter(|&class| class_size(class) >= length) {
-            let carved = self
-                .class_state(class)
-                .carved
-                .load(Ordering::SeqCst)
-                .min(self.geometry.capacity[class]);
-            for index in 0..carved {
-                let start = self.slot(class, index).offset.load(Ordering::Relaxed) as usize;
-                if start != 0 && start <= offset && offset + length <= start + class_size(class) {
-                    let handle = self.handle_of(class, index);
-                    let (_, size) = self.place(handle, Kind::Block).ok()?;
-                    return (offset - start + length <= size).then_some((handle, offset - start));
-                }
-            }
-        }
-        None
-    }
-
     /// Copies bytes out of an object.
     ///
     /// # Errors
