@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The documentation of the crates, into target/doc.
+# The documentation of the crates, with all features, into target/doc.
 source "$(dirname "$0")/environment.sh"
 find_rust
-cargo doc --workspace --no-deps
+cargo doc --workspace --no-deps --features procession/ndarray,procession/tokio

@@ -134,6 +134,7 @@ class Programs:
             except subprocess.TimeoutExpired:
                 late = True
                 where = "".join(map(describe, sorted(marked(mark))))
+                show_stacks(marked(mark))
                 child.kill()
                 child.wait()
             seconds = time.monotonic() - began
@@ -202,11 +203,20 @@ def kill_marked(mark: str, grace: float) -> list[str]:
     return described
 
 
-def kill(pid: int) -> None:
+def kill(pid: int, number: int = signal.SIGKILL) -> None:
     try:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
     except ProcessLookupError:
         pass
+
+
+def show_stacks(stuck: set[int]) -> None:
+    """Have processes that hang write all their stacks to their standard error, and end: by faulthandler."""
+    for pid in stuck:
+        kill(pid, signal.SIGABRT)
+    deadline = time.monotonic() + 2
+    while any(stat_fields(pid)[:1] not in ([], ["Z"]) for pid in stuck) and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def describe(pid: int) -> str:
@@ -238,10 +248,16 @@ def children_of(parents: set[int]) -> set[int]:
 
 
 def children() -> set[int]:
-    """This process's children, zombies too, and those of its fork servers, less the fork servers themselves."""
+    """This process's children, zombies too, and those of its fork servers, less these themselves and their spares."""
     direct = children_of({os.getpid()})
     servers = {pid for pid in direct if is_persistent(pid)}
-    return (direct - servers) | (children_of(servers) if servers else set())
+    theirs = children_of(servers) if servers else set()
+    return (direct - servers) | {pid for pid in theirs if not is_spare(pid)}
+
+
+def is_spare(pid: int) -> bool:
+    """Whether a fork server keeps this process for the next one who asks."""
+    return read(f"/proc/{pid}/comm") == "spare child\n"
 
 
 def descriptors() -> Counter[str]:
@@ -259,6 +275,23 @@ def descriptors() -> Counter[str]:
 def shm_names() -> set[str]:
     # Not the standard library's semaphores: another program on this machine may be making them right now.
     return {name for name in os.listdir("/dev/shm") if not name.startswith("sem.")}
+
+
+def held_by_strangers(names: set[str]) -> set[str]:
+    """Those of the names that a process maps which is none of this test run's: of another run, at the same time."""
+    mine, group = {os.getpid()}, os.getpgid(0)
+    while more := children_of(mine) - mine:
+        mine |= more
+    held = set()
+    for pid in pids() if names else ():
+        try:
+            if pid in mine or os.getpgid(pid) == group:
+                continue
+        except ProcessLookupError:
+            continue
+        maps = read(f"/proc/{pid}/maps")
+        held |= {name for name in names if f"/dev/shm/{name}" in maps}
+    return held
 
 
 @dataclass
@@ -284,7 +317,8 @@ class Census:
         if grown > allowed:
             new_ones = self.descriptors - before.descriptors
             found.append(f"{grown} more open descriptors; new ones: {dict(new_ones)}")
-        if names := self.names - before.names:
+        names = self.names - before.names
+        if names := names - held_by_strangers(names):
             found.append(f"names in /dev/shm: {sorted(names)}")
         return found
 

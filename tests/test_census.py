@@ -5,13 +5,22 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from conftest import Census, Programs
+from conftest import GRACE, Census, Programs
+
+
+def sees_nothing(census: Callable[[], Census], before: Census) -> bool:
+    """Whether nothing new is there; what other test runs do at the same time is gone after a moment."""
+    until = time.monotonic() + GRACE
+    while census().complaints(before) and time.monotonic() < until:
+        time.sleep(0.01)
+    return census().complaints(before) == []
 
 
 def test_sees_a_child(census: Callable[[], Census]) -> None:
@@ -20,17 +29,16 @@ def test_sees_a_child(census: Callable[[], Census]) -> None:
         # Only its pipe may be new besides; the count of descriptors is not what is looked at here.
         assert any(f"pid {child.pid} " in complaint for complaint in census().complaints(before))
         child.communicate(b"\n")
-    assert census().complaints(before) == []
+    assert sees_nothing(census, before)
 
 
 def test_sees_a_descriptor(census: Callable[[], Census]) -> None:
     before = census()
     reader, writer = os.pipe()
-    assert len(census().complaints(before)) == 1
-    assert "2 more open descriptors" in census().complaints(before)[0]
+    assert any("2 more open descriptors" in complaint for complaint in census().complaints(before))
     os.close(reader)
     os.close(writer)
-    assert census().complaints(before) == []
+    assert sees_nothing(census, before)
 
 
 def test_sees_a_name(census: Callable[[], Census]) -> None:
@@ -38,10 +46,10 @@ def test_sees_a_name(census: Callable[[], Census]) -> None:
     path = Path("/dev/shm") / f"procession-test-{uuid.uuid4().hex}"
     path.touch()
     try:
-        assert path.name in census().complaints(before)[0]
+        assert any(path.name in complaint for complaint in census().complaints(before))
     finally:
         path.unlink()
-    assert census().complaints(before) == []
+    assert sees_nothing(census, before)
 
 
 def test_sees_what_a_program_leaves(run_program: Programs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -223,6 +223,12 @@ print("instances")
     assert run_program(program.lstrip()).check().out == "instances\n"
 
 
+def test_pools_module_has_the_time_out_that_its_users_catch() -> None:
+    from procession import pool
+
+    assert pool.TimeoutError is procession.TimeoutError
+
+
 def test_exceptions_are_the_standard_librarys_too(run_program: Programs) -> None:
     program = """
 import sys
@@ -301,6 +307,44 @@ if __name__ == "__main__":
 
 def test_standard_library_knows_our_children(start_method: str, run_program: Programs) -> None:
     assert run_program(LOGGED.lstrip(), start_method).check().out == "shown MainProcess [] True\n"
+
+
+LATE = """
+import sys
+import procession
+
+def grandchild(sender):
+    import multiprocessing
+    sender.send((multiprocessing.current_process().name, bytes(multiprocessing.current_process().authkey)))
+
+def child(sender):
+    loaded = [name for name in sys.modules if name.startswith("multiprocessing.")]
+    finders = len(sys.meta_path)
+    procession.Process(target=grandchild, args=(sender,), name="grandchild").start()
+    import multiprocessing
+    process = multiprocessing.process
+    assert process.__spec__.loader is process.__loader__ and process.__loader__.get_source(process.__name__)
+    sender.send((multiprocessing.current_process().name, multiprocessing.parent_process().name,
+                 bytes(multiprocessing.current_process().authkey), loaded, finders - len(sys.meta_path)))
+
+if __name__ == "__main__":
+    import multiprocessing.process
+    procession.set_start_method(sys.argv[1])
+    key = bytes(multiprocessing.current_process().authkey)
+    receiver, sender = procession.Pipe(duplex=False)
+    started = procession.Process(target=child, args=(sender,), name="shown")
+    started.start()
+    answers = sorted((receiver.recv(), receiver.recv()), key=len)
+    (second, second_key), (name, parent, its_key, loaded, finders) = answers
+    started.join()
+    fresh = sys.argv[1] != "fork"
+    assert (loaded == []) == fresh and finders == fresh, (loaded, finders)
+    print(name, parent, second, key == its_key == second_key)
+"""
+
+
+def test_a_child_loads_the_standard_library_only_when_it_asks_for_it(start_method: str, run_program: Programs) -> None:
+    assert run_program(LATE.lstrip(), start_method).check().out == "shown MainProcess grandchild True\n"
 
 
 # --- util -----------------------------------------------------------------------------------------

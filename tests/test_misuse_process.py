@@ -249,14 +249,29 @@ def test_interpreter_that_is_not_there(tmp_path: Path, monkeypatch: pytest.Monke
     assert child.pid is None and not child.is_alive()
 
 
-def test_no_pidfds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_descriptor_left_for_the_pidfd() -> None:
     import errno
-
-    def absent(pid: int) -> int:
-        raise OSError(errno.ENOSYS, "Function not implemented")
+    import resource
 
     child = procession.get_context("fork").Process(target=time.sleep, args=(60,))
-    monkeypatch.setattr(os, "pidfd_open", absent)
-    with pytest.raises(OSError, match=r"pidfd_open: procession needs Linux 5\.3"):
-        child.start()
-    assert not child.is_alive()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held: list[int] = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(limits[0], 256), limits[1]))
+        with pytest.raises(OSError) as full:
+            while True:
+                held.append(os.dup(0))
+        assert full.value.errno == errno.EMFILE
+        with pytest.raises(OSError) as refused:
+            child.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for fd in held:
+            os.close(fd)
+    assert refused.value.errno == errno.EMFILE
+    assert child.pid is None and not child.is_alive()
+    other = procession.get_context("fork").Process(target=nothing)
+    other.start()
+    other.join()
+    assert other.exitcode == 0
+    other.close()

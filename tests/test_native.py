@@ -478,6 +478,56 @@ def test_a_child_made_by_hand_takes_its_seat() -> None:
     _procession.reap(seat)
 
 
+def test_a_spare_takes_its_seat_when_it_is_given_one() -> None:
+    q = procession.Queue()
+    reader, writer = os.pipe()
+
+    def child() -> None:
+        _procession.take_seat(int(os.read(reader, 32)))
+        q.put([member for member in _procession.members() if member["pid"] == os.getpid()])
+        signal.pause()
+
+    _procession.fork_spare()
+    process = Child(child)
+    _procession.fork_done()
+    try:
+        assert not any(member["pid"] == process.pid for member in _procession.members())
+        seat = _procession.prepare_child("late", "worker")
+        _procession.lend_to(seat)
+        os.write(writer, str(seat).encode())
+        (member,) = q.get(timeout=BOUND)
+        assert (member["name"], member["role"], member["alive"]) == ("late", "worker", True)
+    finally:
+        process.kill()
+        os.close(reader)
+        os.close(writer)
+    _procession.reap(seat)
+    assert not any(member["name"] == "late" for member in _procession.members())
+
+
+def test_a_spare_whose_seat_was_given_up() -> None:
+    seat = _procession.prepare_child("given up", "process")
+    _procession.cancel_child(seat)
+    reader, writer = os.pipe()
+
+    def child() -> None:
+        try:
+            _procession.take_seat(seat)
+        except procession.ProcessError as error:
+            os.write(writer, str(error).encode())
+        signal.pause()
+
+    _procession.fork_spare()
+    process = Child(child)
+    _procession.fork_done()
+    try:
+        os.close(writer)
+        assert b"given up this child" in os.read(reader, 1000)
+    finally:
+        process.kill()
+        os.close(reader)
+
+
 def test_a_seat_that_is_not_taken() -> None:
     seat = _procession.prepare_child("never", "process")
     assert _procession.exit_status(seat) is None
@@ -486,7 +536,7 @@ def test_a_seat_that_is_not_taken() -> None:
     _procession.cancel_child(seat)
 
 
-@pytest.mark.parametrize("use", ["cancel_child", "fork_with", "reap", "exit_status"])
+@pytest.mark.parametrize("use", ["cancel_child", "fork_with", "lend_to", "take_seat", "reap", "exit_status"])
 @pytest.mark.parametrize("seat", [0, 2**63])
 def test_what_is_no_seat(use: str, seat: int) -> None:
     with pytest.raises(ValueError, match="not a seat"):
@@ -636,7 +686,7 @@ def test_signatures_are_known() -> None:
     assert str(inspect.signature(_procession.Lock.acquire)) == "(self, /, block=True, timeout=None)"
     assert str(inspect.signature(_procession.Queue.put)) == "(self, /, obj, block=True, timeout=None)"
     assert str(inspect.signature(_procession.Queue)) == "(maxsize=0)"
-    assert str(inspect.signature(_procession.spawn)) == "(executable, args, fds, env=None)"
+    assert str(inspect.signature(_procession.spawn)) == "(executable, args, fds, env=None, blocked=())"
 
 
 def test_everything_says_what_it_is() -> None:

@@ -257,6 +257,33 @@ def test_without_cloudpickle(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any("cloudpickle" in note for note in caught.value.__notes__)
 
 
+def test_reducers_registered_while_something_is_pickled(run_program: Programs) -> None:
+    # The pickler at work goes by the table as it was: it must not be used again.
+    program = """
+import procession
+from procession import reduction
+
+class Late:
+    pass
+
+class Thing:
+    def __reduce__(self):
+        reduction.ForkingPickler.register(Late, lambda late: (str, ("reduced",)))
+        for _ in range(2):
+            other.put((1, 2))
+        return (int, (7,))
+
+queue, other = procession.SimpleQueue(), procession.SimpleQueue()
+queue.put([Thing()])
+assert queue.get() == [7]
+for _ in range(3):
+    queue.put((Late(),))
+    assert queue.get() == ("reduced",)
+print("done")
+"""
+    assert run_program(program.lstrip()).check().out == "done\n"
+
+
 def test_cloudpickle_is_not_imported_for_nothing(run_program: Programs) -> None:
     program = """
 import sys, procession

@@ -124,6 +124,17 @@ def test_forgotten_blocks_are_detached() -> None:
     again.unlink()
 
 
+def test_a_block_that_outlives_the_module_is_detached_without_a_word(run_program: Programs) -> None:
+    outcome = run_program(
+        "import procession.shared_memory as module\n"
+        "block = module.SharedMemory(create=True, size=10)\n"
+        "block.unlink()\n"
+        "module.os = None  # as the interpreter does in the end\n"
+        "del block\n"
+    ).check()
+    assert outcome.err == ""
+
+
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_pickles_attach(memory: SharedMemory, protocol: int) -> None:
     memory.buf[:2] = b"hi"

@@ -7,6 +7,8 @@ import ctypes
 import gc
 import pickle
 import threading
+import time
+import weakref
 from typing import Any
 
 import pytest
@@ -233,3 +235,115 @@ def test_more_memory_than_there_is() -> None:
         procession.RawArray("d", 1 << 50)
     with pytest.raises(OverflowError):
         heap.BufferWrapper(1 << 63)
+
+
+# --- the wrapper of a single value ---------------------------------------------------------------
+
+
+class Counting(procession.synchronize.RLock):
+    """A lock with methods of its own."""
+
+    calls = 0
+
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
+        self.calls += 1
+        return super().acquire(block, timeout)
+
+
+@pytest.mark.parametrize("make", [procession.Lock, procession.RLock, threading.Lock, threading.RLock, Counting])
+def test_a_value_is_read_and_written_under_any_lock(make: Any) -> None:
+    lock = make()
+    value = procession.Value("i", 5, lock=lock)
+    assert value.get_lock() is lock
+    assert (value._lock, value._obj.value) == (lock, 5)
+    value.value = 6
+    value.value += 1
+    assert (value.value, value.get_obj().value) == (7, 7)
+    with pytest.raises(TypeError):
+        value.value = "text"
+    # It is free again after each access, also after one that failed.
+    assert lock.acquire(timeout=5)
+    lock.release()
+    if make is Counting:
+        assert lock.calls == 6
+    with pytest.raises(AttributeError, match="can't be replaced"):
+        value._obj = 1
+    with pytest.raises(AttributeError, match="can't be replaced"):
+        value._lock = lock
+    assert value.value == 7
+
+
+def test_a_value_waits_for_its_lock() -> None:
+    value = procession.Value("i", 1, lock=procession.Lock())
+    seen: list[int] = []
+    with value.get_lock():
+        reader = threading.Thread(target=lambda: seen.append(value.value))
+        reader.start()
+        reader.join(0.1)
+        assert not seen
+        value.get_obj().value = 2
+    reader.join(30)
+    assert seen == [2]
+
+
+def test_a_value_in_a_circle_is_collected() -> None:
+    value = procession.Value("i", 1)
+    value.itself = value
+    gone = weakref.ref(value)
+    del value
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_value_is_read_and_written_with_its_lock_held(ctx: Any) -> None:
+    value = ctx.Value("i", 1)
+    lock = value.get_lock()
+    started, got = threading.Event(), []
+
+    def use() -> None:
+        started.set()
+        got.append(value.value)
+        value.value = 3
+
+    with lock:
+        other = threading.Thread(target=use)
+        other.start()
+        assert started.wait(30)
+        time.sleep(0.05)
+        assert not got
+        value.value += 1  # its holder may
+    other.join(30)
+    assert (got, value.value) == ([2], 3)
+    with pytest.raises(TypeError):
+        value.value = "three"
+    with pytest.raises(AttributeError):
+        del value.value
+    assert value.get_lock() is lock
+    assert lock.acquire(block=False)  # nobody has kept it
+    lock.release()
+    with pytest.raises(TypeError):
+        value.get_lock(1)
+
+
+def test_the_lock_of_a_value_may_be_any() -> None:
+    class Counting:
+        def __init__(self) -> None:
+            self.calls: list[str] = []
+
+        def acquire(self, *args: Any) -> bool:
+            self.calls.append("acquire")
+            return True
+
+        def release(self) -> None:
+            self.calls.append("release")
+
+    counting: Any = Counting()
+    value = procession.Value("d", 1.5, lock=counting)
+    assert value.value == 1.5
+    value.value = 2
+    assert value.get_lock() is counting
+    assert counting.calls == ["acquire", "release"] * 2
+    unmade: Any = type(value).__new__(type(value))
+    for use in (lambda: unmade.value, unmade.get_lock):
+        with pytest.raises(AttributeError, match="__init__"):
+            use()

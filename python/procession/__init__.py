@@ -17,10 +17,12 @@ import sys
 if sys.platform != "linux":
     raise ImportError("procession runs on Linux: other systems have no futex, memfd and pidfd")
 
-from . import context, process, reduction
+from . import context, process, reduction, util
 from ._errors import AuthenticationError, BufferTooShort, ProcessError, TimeoutError
 from ._errors import OwnerDiedError as OwnerDiedError
 from ._errors import OwnerDiedWarning as OwnerDiedWarning
+from ._errors import PoisonTask as PoisonTask
+from ._errors import TaskTimeout as TaskTimeout
 from ._errors import WorkerLost as WorkerLost
 from .context import Process
 
@@ -73,6 +75,11 @@ __all__ = [
 #: Levels of the package's logger.
 SUBDEBUG = 5
 SUBWARNING = 25
+
+# Not in __all__, as with the errors of our own: multiprocessing has no such names.
+get_deadlock_timeout = util.get_deadlock_timeout
+set_deadlock_timeout = util.set_deadlock_timeout
+freeze = reduction.freeze
 
 active_children = process.active_children
 current_process = process.current_process

@@ -9,12 +9,22 @@ be at the other end. Nothing that arrives is unpickled before both ends have pas
 from __future__ import annotations
 
 import os
-import socket
 import struct
 import time
-from typing import Protocol
 
 from ._errors import AuthenticationError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from typing import Protocol
+
+    class Frames(Protocol):
+        """What the handshake needs of a connection."""
+
+        def send_bytes(self, data: bytes, /) -> None: ...
+        def recv_bytes(self, maxlength: int, /) -> bytes: ...
+
 
 __all__ = [
     "CHALLENGE",
@@ -46,13 +56,6 @@ _BARE_DIGEST = 16
 _DIGESTS = {b"md5": "md5", b"sha256": "sha256", b"sha384": "sha384",
             b"sha3_256": "sha3_256", b"sha3_384": "sha3_384"}  # fmt: skip
 _PREFERRED = b"sha256"
-
-
-class Frames(Protocol):
-    """What the handshake needs of a connection."""
-
-    def send_bytes(self, data: bytes, /) -> None: ...
-    def recv_bytes(self, maxlength: int, /) -> bytes: ...
 
 
 class HandshakeLost(AuthenticationError, EOFError):

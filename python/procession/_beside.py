@@ -55,7 +55,9 @@ def reducers() -> dict[type, Any]:
 def secret() -> bytes | None:
     """Return the standard library's key of this process, for a child to share."""
     process = standard("process")
-    return None if process is None else bytes(process.current_process().authkey)
+    if process is None:
+        return None if _expected is None else _expected.key
+    return bytes(process.current_process().authkey)
 
 
 def adopt(current: Any, parent: Any, key: bytes | None, *, forked: bool) -> None:
@@ -64,23 +66,91 @@ def adopt(current: Any, parent: Any, key: bytes | None, *, forked: bool) -> None
     Args:
         current: our object for this process.
         parent: our object for its parent.
-        key: what `secret()` gave in the parent; loads the standard module if need be.
+        key: what `secret()` gave in the parent; if the module is not loaded, it is given to it when it is.
         forked: whether this process inherited the parent's state.
     """
-    if key is not None and standard("process") is None and not installed():
-        import multiprocessing.process  # noqa: F401
+    global _expected
+    if _expected is not None:
+        _expected.forget()  # that was for the process which has forked this one
+        _expected = None
     process = standard("process")
     if process is None:
+        if key is not None and not installed():
+            _expected = _Expected(current, parent, key)
+            sys.meta_path.insert(0, _expected)
         return
     if key is None and forked:
         key = bytes(process.current_process().authkey)
-    process._current_process = current if key is None else _WithKey(current, key)
-    process._parent_process = parent
-    process._children = set()
+    _enter(process, current, parent, key)
     util = standard("util")
     if util is not None and forked:
         util._finalizer_registry.clear()
         util._run_after_forkers()
+
+
+def _enter(process: Any, current: Any, parent: Any, key: bytes | None) -> None:
+    """Have the standard `multiprocessing.process` know who we are."""
+    process._current_process = current if key is None else _WithKey(current, key)
+    process._parent_process = parent
+    process._children = set()
+
+
+class _Expected:
+    """Finds the standard `multiprocessing.process` where it is, and tells it who we are once it is loaded.
+
+    It takes a child longer to load than all else that it does, and few of them ever do.
+    """
+
+    def __init__(self, current: Any, parent: Any, key: bytes) -> None:
+        self._current = current
+        self._parent = parent
+        self.key = key
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
+        """Return the spec that any other finder has for it."""
+        if fullname != "multiprocessing.process":
+            return None
+        for finder in sys.meta_path:
+            spec = None if finder is self else finder.find_spec(fullname, path, target)
+            if spec is not None:
+                if spec.loader is not None and hasattr(spec.loader, "exec_module"):
+                    loader: Any = _Loader(spec.loader, self)
+                    spec.loader = loader
+                return spec
+        return None
+
+    def loaded(self, module: ModuleType) -> None:
+        """Tell the module, unless it is one of ours under that name."""
+        if module.__name__ == "multiprocessing.process":
+            self.forget()
+            _enter(module, self._current, self._parent, self.key)
+
+    def forget(self) -> None:
+        """Wait for it no more."""
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+
+
+class _Loader:
+    """Loads as another loader does, and says when that is done."""
+
+    def __init__(self, real: Any, expected: _Expected) -> None:
+        self._real = real
+        self._expected = expected
+
+    def create_module(self, spec: Any) -> Any:
+        """Return what the real loader makes."""
+        return self._real.create_module(spec)
+
+    def exec_module(self, module: Any) -> None:
+        """Run the module."""
+        module.__loader__ = module.__spec__.loader = self._real
+        self._real.exec_module(module)
+        self._expected.loaded(module)
+
+
+#: The module that is to be told who we are, and our key for it.
+_expected: _Expected | None = None
 
 
 def leave() -> None:

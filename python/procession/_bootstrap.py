@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 
-from . import _beside, _procession, context, process, util
+from . import _beside, _interrupts, _procession, context, process, util
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,18 +16,23 @@ if TYPE_CHECKING:
 __all__ = ["end", "forget_parent", "run"]
 
 
-def run(child: process.BaseProcess, parent_sentinel: int | None, *, forked: bool) -> int:
+def run(child: process.BaseProcess, parent_sentinel: int | None, *, forked: bool, held: set[Any] | None = None) -> int:
     """Become `child`, run it, clean up behind it, and return its exit code.
 
     Args:
         child: the object whose `run()` is this process's program.
         parent_sentinel: a pidfd of the parent, ready once it has ended.
         forked: whether this process holds a copy of its parent's state.
+        held: if interrupts are held, this thread's signal mask for when they no longer are.
     """
     code = 1
     try:
         _enter(child, parent_sentinel, forked)
         util.info("child process calling self.run()")
+        _interrupts.raising()
+        _interrupts.prepare_executor_worker(child)
+        if held is not None:
+            _interrupts.allow(held)
         child.run()
         code = 0
     except SystemExit as exit:
@@ -113,9 +118,16 @@ def _exit_status(exit: SystemExit) -> int:
 
 
 def _print_exception(name: str) -> None:
+    """Write the traceback of what ends this process; but of an interrupt the program writes its own."""
+    if isinstance(sys.exception(), KeyboardInterrupt):
+        util.info("process interrupted")
+        return
     import traceback
 
-    _write(f"Process {name}:\n{traceback.format_exc()}")
+    try:
+        _write(f"Process {name}:\n{traceback.format_exc()}")
+    except KeyboardInterrupt:
+        util.info("process interrupted")
 
 
 def _write(text: str) -> None:

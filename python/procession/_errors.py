@@ -20,7 +20,9 @@ __all__ = [
     "Gone",
     "OwnerDiedError",
     "OwnerDiedWarning",
+    "PoisonTask",
     "ProcessError",
+    "TaskTimeout",
     "TimeoutError",
     "WorkerLost",
 ]
@@ -62,6 +64,8 @@ class WorkerLost(ProcessError):
         pid: the process that was lost, where known.
         exitcode: its exit code (the negative number of a signal), where known.
         task: what it ran, as text.
+        worker: the name of the process, where known.
+        out_of_memory: whether the kernel has killed a process for want of memory at that moment.
     """
 
     def __init__(
@@ -71,11 +75,54 @@ class WorkerLost(ProcessError):
         pid: int | None = None,
         exitcode: int | None = None,
         task: str | None = None,
+        worker: str | None = None,
+        out_of_memory: bool = False,
     ) -> None:
         super().__init__(message)
         self.pid = pid
         self.exitcode = exitcode
         self.task = task
+        self.worker = worker
+        self.out_of_memory = out_of_memory
+
+
+class PoisonTask(WorkerLost):
+    """A task has cost one worker after the other, as often as it might be tried again.
+
+    Pid, exitcode and the rest are those of the last one.
+
+    Attributes:
+        deaths: for each worker, oldest first, what it died of, as text.
+    """
+
+    def __init__(self, message: str = "a task has cost several workers", *, deaths: Any = (), **known: Any) -> None:
+        super().__init__(message, **known)
+        self.deaths: tuple[str, ...] = tuple(deaths)
+
+
+class TaskTimeout(TimeoutError):
+    """A task ran for longer than its `task_timeout`, and was stopped with its worker.
+
+    A `TimeoutError` of `get(timeout)` is another thing: there the task goes on.
+
+    Attributes:
+        pid: the process that ran it, where known.
+        task: what it was, as text.
+        seconds: how long it might run.
+    """
+
+    def __init__(
+        self,
+        message: str = "the task ran for too long",
+        *,
+        pid: int | None = None,
+        task: str | None = None,
+        seconds: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.pid = pid
+        self.task = task
+        self.seconds = seconds
 
 
 class Gone(ProcessError):

@@ -8,7 +8,7 @@ import sys
 from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 
-from . import _beside
+from . import _originals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,14 +30,14 @@ def install() -> None:
     before keeps what it has.
     """
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())
+        sys.meta_path[:0] = [_Finder(), _originals.Finder()]
     package = sys.modules[_OURS]
     if sys.modules.get(_STANDARD) is package:
         return
     loaded = [name for name in sys.modules if name.partition(".")[0] == _STANDARD]
     for name in loaded:
         if sys.modules[name].__name__ == name:
-            _beside.displaced[name] = sys.modules.pop(name)
+            _originals.set_aside(name, sys.modules.pop(name))
     sys.modules[_STANDARD] = package
     for name in loaded:
         if name != _STANDARD and name not in sys.modules:

@@ -196,8 +196,7 @@ class BaseProxy:
         if threading.current_thread() is not threading.main_thread():
             name += "|" + threading.current_thread().name
         try:
-            conn = self._Client(self._token.address, authkey=bytes(self._authkey))
-            wire.dispatch(conn, None, "accept_connection", (name,))
+            conn = wire.be_accepted(lambda: self._Client(self._token.address, authkey=bytes(self._authkey)), name)
         except (EOFError, ConnectionError, FileNotFoundError) as error:
             raise self._died() from error
         link = self._home.link

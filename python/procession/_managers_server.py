@@ -174,6 +174,9 @@ class Server:
             _, name, args, kwds = conn.recv()
             if name not in self.public:
                 raise AttributeError(f"a manager's server has no function {name!r}")
+            ticket = kwds.pop(wire.MAILBOX, None)
+            if ticket is not None:
+                conn._use_mailbox(ticket)
             result = getattr(self, name)(conn, *args, **kwds)
         except EOFError:
             return

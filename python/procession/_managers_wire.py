@@ -3,20 +3,27 @@
 A client sends ``(object, method, args, kwds)``, the server answers ``(kind, result)``. The first
 request of a connection has no object: its method is one of the server's own, such as ``create``.
 After ``accept_connection``, requests name shared objects. The words are those that the standard
-library's managers use.
+library's managers use. A client that finds a process of its own family at the other end of its socket
+also names a mailbox in shared memory, through which requests and answers then go (`be_accepted`).
 """
 
 from __future__ import annotations
 
+import os
+import struct
+from collections.abc import Callable
 from typing import Any
 
-from .connection import Client, Listener, XmlClient, XmlListener
+from . import _procession
+from ._errors import ProcessError
+from .connection import Client, Connection, Listener, XmlClient, XmlListener
 
 __all__ = [
     "ManagerDied",
     "RemoteError",
     "State",
     "Token",
+    "be_accepted",
     "convert_to_error",
     "dispatch",
     "listener_client",
@@ -37,6 +44,9 @@ UNSERIALIZABLE = "#UNSERIALIZABLE"  # why the result cannot be sent
 
 # The request for a copy of an object.
 GETVALUE = "#GETVALUE"
+
+# The argument of ``accept_connection`` that names a mailbox. The server's method does not see it.
+MAILBOX = "#MAILBOX"
 
 
 class State:
@@ -138,6 +148,47 @@ def dispatch(
         raise convert_to_error(kind, result)
     finally:
         del result  # the error's traceback refers to this frame: no cycle
+
+
+def be_accepted(connect: Callable[[], Any], name: str) -> Any:
+    """A connection whose requests name shared objects: those of the thread of this name."""
+    conn = connect()
+    made = _mailbox_for(conn)
+    if made is not None:
+        mailbox, ticket = made
+        conn.send((None, "accept_connection", (name,), {MAILBOX: ticket}))
+        conn._use_mailbox(mailbox)
+        kind, _ = conn.recv()
+        if kind == RETURN:
+            return conn
+        # It is another family's: numbers of processes may say the same in several places.
+        conn.close()
+        conn = connect()
+    dispatch(conn, None, "accept_connection", (name,))
+    return conn
+
+
+def _mailbox_for(conn: Any) -> tuple[object, bytes] | None:
+    """A mailbox, and what names it to the other end, if that is one of this process's family."""
+    try:
+        return Connection._make_mailbox() if _is_of_our_family(conn) else None
+    except (MemoryError, OSError, ProcessError):
+        return None  # without a family, or memory, the socket does
+
+
+def _is_of_our_family(conn: Any) -> bool:
+    """Whether the other end is a process of this one's family, as far as its number tells."""
+    import socket
+
+    if type(conn) is not Connection:
+        return False
+    with socket.socket(fileno=os.dup(conn.fileno())) as sock:
+        if sock.family != socket.AF_UNIX:
+            return False
+        credentials = struct.Struct("iII")
+        answer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, credentials.size)
+    pid, _user, _group = credentials.unpack(answer)
+    return any(member["pid"] == pid for member in _procession.members())
 
 
 def convert_to_error(kind: str, result: Any) -> BaseException:

@@ -56,7 +56,8 @@ class Feeder:
         self._begun = False
         self._unasked = False
         self._consumed = 0
-        self._feeding = threading.Lock()
+        # A signal handler, or the iterator itself, may cancel in the middle of feeding.
+        self._feeding = threading.RLock()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
@@ -105,6 +106,16 @@ class Feeder:
         """
         self._sealing = seal
         self._set("_stopped", True)
+
+    def cancel(self, error: BaseException) -> bool:
+        """Submit nothing more, and have this raised after the results; return whether there was more."""
+        with self._feeding:
+            if self._over:
+                return False
+            self.error = error
+            self._end()
+        self.stop()
+        return True
 
     def consumer_left(self) -> None:
         """Nobody will ask for results.
@@ -165,16 +176,23 @@ class Feeder:
             if room <= 0:
                 return
             try:
-                ended, self.error = self.job.submit_many(
+                ended, error = self.job.submit_many(
                     self._kind, self._function, self._payloads, room, AHEAD_BYTES, _name_item
                 )
             except (ProcessError, ValueError):
-                # The pool has ended meanwhile. The job isn't sealed: who waits for more is told.
+                # The pool has ended meanwhile, and the job isn't sealed: who waits for more is told. Or
+                # this very thread has cancelled it: it is sealed, and takes no more.
                 self._end()
                 return
+            if self._is_over():
+                return  # cancelled by its own iterator
+            self.error = error
             if ended:
                 self.job.seal()
                 self._end()
+
+    def _is_over(self) -> bool:
+        return self._over
 
     def _end(self) -> None:
         self._payloads = None

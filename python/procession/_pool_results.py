@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from types import GenericAlias
 
 from . import _pool_worker
-from ._errors import ProcessError, TimeoutError, WorkerLost
+from ._errors import PoisonTask, ProcessError, TaskTimeout, TimeoutError, WorkerLost
+from ._procession import ReadyItems
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ LOST = 2
 BROKEN = 3
 TERMINATED = 4
 LOCAL = 5
+POISON = 6
+TIMED_OUT = 7
+CANCELLED = 8
 
 # What a task is: the call of a function, or of one for each item of a chunk.
 CALL = 0
@@ -68,19 +71,20 @@ def exception_of(status: int, value: Any, function: object, part: str, pool: Any
     """
     if status == FAILED:
         return _pool_worker.rebuilt(value) if isinstance(value, bytes) else value
-    if status == LOST:
-        pid, exitcode, text = value
-        if exitcode is None and pool is not None:
-            exitcode = pool._exitcode_of(pid)
-            if exitcode is not None:
-                text = _ended(pid, exitcode)
-        name = _pool_worker.described(function)
-        return WorkerLost(
-            f"{text} while it ran {name}{part}: the task is lost, the worker is replaced, and the pool works on",
+    if status in (LOST, POISON):
+        return _lost([value] if status == LOST else value, f"{_pool_worker.described(function)}{part}", pool)
+    if status == TIMED_OUT:
+        pid, worker, seconds = value
+        name = f"{_pool_worker.described(function)}{part}"
+        return TaskTimeout(
+            f"{name} ran for longer than {seconds:g} seconds in {_worker(pid, worker)}: it was stopped, "
+            "and the worker is replaced",
             pid=pid,
-            exitcode=exitcode,
-            task=f"{name}{part}",
+            task=name,
+            seconds=seconds,
         )
+    if status == CANCELLED:
+        return cancelled(function, part)
     if status == BROKEN:
         return broken(*value)
     if status == TERMINATED:
@@ -96,15 +100,51 @@ def broken(text: str, cause: bytes | BaseException | None) -> PoolBroken:
     return error
 
 
-def _ended(pid: int, exitcode: int) -> str:
+def cancelled(function: object, part: str) -> BaseException:
+    """Return the error of a task that was cancelled."""
+    # Imported by few programs, and not by this package otherwise.
+    from concurrent.futures import CancelledError
+
+    return CancelledError(f"{_pool_worker.described(function)}{part} was cancelled")
+
+
+def _lost(losses: list[Any], task: str, pool: Any) -> WorkerLost:
+    deaths = []
+    for pid, exitcode, worker, out_of_memory, _advice in losses:
+        if exitcode is None and pool is not None:
+            exitcode = pool._exitcode_of(pid)
+        deaths.append(f"{_worker(pid, worker)} {_end(exitcode)}{', probably out of memory' if out_of_memory else ''}")
+    pid, _code, worker, out_of_memory, advice = losses[-1]
+    known: dict[str, Any] = {"pid": pid, "exitcode": exitcode, "task": task, "worker": worker or None}
+    known["out_of_memory"] = out_of_memory
+    if len(losses) == 1:
+        return WorkerLost(
+            f"{deaths[0]} while it ran {task}: the task is lost, the worker is replaced, and the pool works on"
+            f" ({advice})",
+            **known,
+        )
+    return PoisonTask(
+        f"{task} has cost {len(losses)} workers and is not tried again: {'; '.join(deaths)} ({advice})",
+        deaths=deaths,
+        **known,
+    )
+
+
+def _worker(pid: int, name: str) -> str:
+    return f"worker {pid} ({name})" if name else f"worker {pid}"
+
+
+def _end(exitcode: int | None) -> str:
     import signal
 
+    if exitcode is None:
+        return "died, of what is not known"
     if exitcode >= 0:
-        return f"worker {pid} exited with code {exitcode}"
+        return f"exited with code {exitcode}"
     try:
-        return f"worker {pid} was killed by {signal.Signals(-exitcode).name}"
+        return f"was killed by {signal.Signals(-exitcode).name}"
     except ValueError:
-        return f"worker {pid} was killed by signal {-exitcode}"
+        return f"was killed by signal {-exitcode}"
 
 
 def _part(index: int, size: int) -> str:
@@ -134,6 +174,8 @@ class ApplyResult:
     _reported: threading.Event | None = None
     _callback: Callback = None
     _error_callback: Callback = None
+    #: Whether the job has one task.
+    _single = True
 
     def __init__(self, pool: Any, job: Any, function: object) -> None:
         # Keeps the pool, which ends its workers when it is collected.
@@ -170,7 +212,20 @@ class ApplyResult:
             TimeoutError: if it doesn't arrive within `timeout` seconds.
             WorkerLost: if the worker died that ran the call.
         """
-        if not self._done and not self._receive(timeout):
+        job, left = self._job, timeout
+        if job is not None and self._single and self._reported is None:
+            # The usual case, without a detour: this is called for each task.
+            outcome = job.only(timeout)
+            if outcome is None:
+                left = 0
+            elif outcome[0] == DONE:
+                self._value = value = outcome[1]
+                self._success = self._done = True
+                self._pool = self._job = self._function = None
+                return value
+            del outcome
+        del job
+        if not self._done and not self._receive(left):
             raise TimeoutError(f"no result within {timeout} seconds")
         if self._success:
             return self._value
@@ -179,6 +234,27 @@ class ApplyResult:
         finally:
             # The exception's traceback holds this frame.
             del self
+
+    def cancel(self, terminate: bool = False) -> bool:
+        """Cancel the call, unless it has begun or is done.
+
+        What was cancelled never runs, and `get()` raises `concurrent.futures.CancelledError`.
+        Not in the standard library.
+
+        Args:
+            terminate: whether a call that is running is stopped too: its worker is killed and
+                replaced, and what it has done so far stays done. It may still get done in this
+                very moment, and its result is there then.
+
+        Returns:
+            Whether there was something to cancel: with `terminate`, anything that was not done.
+            Of a map: whether that is so of at least one of its chunks.
+        """
+        job = self._job
+        if self._done or job is None:
+            return False
+        prevented, running = job.cancel(terminate)
+        return bool(prevented or (terminate and running))
 
     __class_getitem__: Any = classmethod(GenericAlias)
 
@@ -239,6 +315,8 @@ AsyncResult = ApplyResult
 class MapResult(ApplyResult):
     """The results of a map, to come."""
 
+    _single = False
+
     def __init__(self, pool: Any, feeder: Feeder, function: object, length: int, chunksize: int) -> None:
         super().__init__(pool, feeder.job, function)
         self._feeder: Feeder | None = feeder
@@ -246,6 +324,14 @@ class MapResult(ApplyResult):
         self._collecting = threading.Lock()
         self._results: list[Any] = [None] * length
         self._error: BaseException | None = None
+
+    def cancel(self, terminate: bool = False) -> bool:
+        feeder, job = self._feeder, self._job
+        if feeder is None or job is None:
+            return False
+        # What was not even submitted isn't any more.
+        early = feeder.cancel(cancelled(self._function, ""))
+        return super().cancel(terminate) or early
 
     @property
     def _number_left(self) -> int:
@@ -264,10 +350,18 @@ class MapResult(ApplyResult):
                 return False
             while True:
                 feeder.feed()
-                batch = job.take(clock.left(), BATCH)
-                if batch is None:
-                    break
-                if not batch and clock.left() == 0:
+                if self._chunksize == 1:
+                    # What is a result is in its place by then.
+                    taken = job.take_into(self._results, clock.left(), BATCH)
+                    if taken is None:
+                        break
+                    count, batch = taken
+                else:
+                    batch = job.take(clock.left(), BATCH)
+                    if batch is None:
+                        break
+                    count = len(batch)
+                if not count and clock.left() == 0:
                     return False
                 self._store(batch)
             error = self._error or feeder.error
@@ -286,13 +380,11 @@ class MapResult(ApplyResult):
                 # The first to come is raised, when all are done.
                 if self._error is None:
                     self._error = exception_of(status, value, self._function, _part(index, size), self._pool)
-            elif size == 1:
-                results[index] = value
             else:
                 results[index * size : (index + 1) * size] = value
 
 
-class IMapIterator:
+class IMapIterator(ReadyItems):
     """The results of an imap, in the order of the items, as they come."""
 
     _ordered = True
@@ -303,9 +395,7 @@ class IMapIterator:
         self._job = feeder.job
         self._function = function
         self._chunksize = chunksize
-        self._items: deque[tuple[bool, Any]] = deque()
-        self._early: dict[int, tuple[int, Any]] = {}
-        self._next_index = 0
+        self.set_up(self._ordered, chunksize == 1)
         self._taken = 0
         self._waiting = threading.Lock()
 
@@ -314,9 +404,6 @@ class IMapIterator:
         if feeder is not None and not feeder.over:
             feeder.consumer_left()
 
-    def __iter__(self) -> IMapIterator:
-        return self
-
     def next(self, timeout: float | None = None) -> Any:
         """Return the next result.
 
@@ -324,11 +411,7 @@ class IMapIterator:
             TimeoutError: if it doesn't arrive within `timeout` seconds.
             StopIteration: after the last one.
         """
-        try:
-            item = self._items.popleft()
-        except IndexError:
-            item = None
-        success, value = item if item is not None else self._wait(timeout)
+        success, value = self.pop() or self._wait(timeout)
         if success:
             return value
         try:
@@ -336,57 +419,39 @@ class IMapIterator:
         finally:
             del self, value
 
-    __next__ = next
-
     def _wait(self, timeout: float | None) -> tuple[bool, Any]:
         clock = _Clock(timeout)
         if not _acquire(self._waiting, timeout):
             raise TimeoutError(f"no result within {timeout} seconds")
         try:
             self._feeder.consumed(self._taken)
-            while not self._items:
+            while (found := self.pop()) is None:
                 if self._job is None:
                     raise StopIteration
                 self._feeder.feed()
-                batch = self._job.take(clock.left(), BATCH)
-                if batch is None:
+                taken = self._job.take_sorted(self, clock.left(), BATCH)
+                if taken is None:
                     self._job = self._pool = None
                     if self._feeder.error is not None:
-                        self._items.append((False, self._feeder.error))
-                elif batch:
-                    self._taken += len(batch)
-                    self._sort_in(batch)
+                        self.append(False, self._feeder.error)
+                elif taken:
+                    self._taken += taken
                 elif clock.left() == 0:
                     raise TimeoutError(f"no result within {timeout} seconds")
-            return self._items.popleft()
+            return found
         finally:
             self._waiting.release()
-
-    def _sort_in(self, batch: list[tuple[int, int, Any]]) -> None:
-        if not self._ordered:
-            for index, status, value in batch:
-                self._give(index, status, value)
-            return
-        early = self._early
-        for index, status, value in batch:
-            if index != self._next_index:
-                early[index] = (status, value)
-                continue
-            self._give(index, status, value)
-            self._next_index += 1
-            while early and self._next_index in early:
-                self._give(self._next_index, *early.pop(self._next_index))
-                self._next_index += 1
 
     def _give(self, index: int, status: int, value: Any) -> None:
         size = self._chunksize
         if status != DONE:
             part = _part(index, size)
-            self._items.append((False, exception_of(status, value, self._function, part, self._pool)))
+            self.append(False, exception_of(status, value, self._function, part, self._pool))
         elif size == 1:
-            self._items.append((True, value))
+            self.append(True, value)
         else:
-            self._items.extend([(True, item) for item in value])
+            for item in value:
+                self.append(True, item)
 
 
 class IMapUnorderedIterator(IMapIterator):

@@ -58,8 +58,7 @@ class Staff:
     def introduce(self, slot: int) -> tuple[int, int, int]:
         """Return a worker's pid, a new descriptor of it, and its seat in the family."""
         process = self._workers[slot]
-        # Inheritable, by which the extension knows that it is to be taken over.
-        fd = fcntl.fcntl(process.sentinel, fcntl.F_DUPFD, 3)
+        fd = fcntl.fcntl(process.sentinel, fcntl.F_DUPFD_CLOEXEC, 3)
         return process.pid, fd, process._popen._seat
 
     def introduce_all(self) -> list[tuple[int, int, int]]:

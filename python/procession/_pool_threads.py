@@ -13,6 +13,7 @@ from . import _pool_worker
 from ._pool_results import (
     BROKEN,
     CALL,
+    CANCELLED,
     CHUNK,
     DONE,
     FAILED,
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
+    from ._procession import ReadyItems
     from .context import BaseContext
+    from .pool import Choice
 
     Reply = tuple[int, int, Any]
 
@@ -87,6 +90,11 @@ class ThreadPool(Pool):
     def _refer(self, func: Callable[..., Any]) -> Any:
         return func
 
+    def _choice(self, retries: int | None, task_timeout: float | None) -> Choice:
+        if task_timeout is not None:
+            raise ValueError("task_timeout needs a pool of processes: a thread can't be stopped")
+        return super()._choice(retries, task_timeout)
+
 
 class _Threads:
     """What `_Staff` is for processes."""
@@ -121,8 +129,11 @@ class _Core:
         self._announced: deque[int] = deque()
         self._to_announce: set[_Job] = set()
         self._numbers = itertools.count(1)
+        self._totals = dict.fromkeys((DONE, FAILED, CANCELLED), 0)
+        #: What each thread is doing: the thread, how many tasks it has done, its task, since when.
+        self.doing: dict[int, tuple[threading.Thread, int, Any, float]] = {}
 
-    def job(self) -> _Job:
+    def job(self, func: Any = None, choice: Any = None) -> _Job:
         with self.changed:
             if self.end is not None:
                 if self.end[0] == BROKEN:
@@ -133,7 +144,15 @@ class _Core:
             self._open += 1
             return _Job(self, next(self._numbers))
 
-    def apply(self, known: Any, func: Any, args: Iterable[Any], kwds: Mapping[str, Any], name_argument: Any) -> _Job:
+    def apply(
+        self,
+        known: Any,
+        func: Any,
+        args: Iterable[Any],
+        kwds: Mapping[str, Any],
+        name_argument: Any,
+        choice: Any,
+    ) -> _Job:
         job = self.job()
         job.submit(_KEYWORDS if kwds else CALL, func, (args, kwds) if kwds else args)
         job.seal()
@@ -168,6 +187,26 @@ class _Core:
     def join(self, timeout: float | None) -> bool:
         """Don't wait: running tasks can't be ended. `_Threads.join` does."""
         return True
+
+    # What is going on.
+
+    def count(self, status: int) -> None:
+        self._totals[FAILED if status == LOCAL else status] += 1
+
+    def status(self) -> tuple[int, ...]:
+        with self.changed:
+            queued = len(self.tasks)
+            running = sum(task is not None for _thread, _done, task, _since in list(self.doing.values()))
+            totals = self._totals
+            return queued, running, totals[DONE], totals[FAILED], 0, 0, totals[CANCELLED], 0
+
+    def workers(self) -> list[tuple[int, str, str, int, tuple[str, float] | None]]:
+        now = time.monotonic()
+        found: list[tuple[int, str, str, int, tuple[str, float] | None]] = []
+        for thread, done, task, since in list(self.doing.values()):
+            name = None if task is None else (_pool_worker.described(task), now - since)
+            found.append((thread.native_id or 0, thread.name, "running" if name else "idle", done, name))
+        return found
 
     # Callbacks.
 
@@ -274,11 +313,28 @@ class _Job:
     def discard(self) -> None:
         self._discard = True
 
+    def cancel(self, running_too: bool) -> tuple[int, int]:
+        core = self._core
+        with core.changed:
+            prevented = 0
+            self.seal()
+            # A copy: the threads take tasks without the lock.
+            for task in [task for task in list(core.tasks) if task[0] is self]:
+                try:
+                    core.tasks.remove(task)
+                except ValueError:
+                    continue  # begun meanwhile
+                self.settle(task[1], CANCELLED, None)
+                prevented += 1
+            # A thread can't be stopped.
+            return prevented, 0 if running_too else len(self._missing)
+
     def settle(self, index: int, status: int, value: Any) -> None:
         core = self._core
         with core.changed:
             if index not in self._missing:
                 return
+            core.count(status)
             self._missing.remove(index)
             if not self._discard:
                 self._replies.append((index, status, value))
@@ -316,6 +372,25 @@ class _Job:
             replies = self._replies
             return [replies.popleft() for _ in range(min(limit, len(replies)))]
 
+    def take_sorted(self, items: ReadyItems, timeout: float | None, limit: int) -> int | None:
+        replies = self.take(timeout, limit)
+        if replies is None:
+            return None
+        items.sort_in_all(replies)
+        return len(replies)
+
+    def take_into(self, results: list[Any], timeout: float | None, limit: int) -> tuple[int, list[Reply]] | None:
+        replies = self.take(timeout, limit)
+        if replies is None:
+            return None
+        others = []
+        for index, status, value in replies:
+            if status == DONE:
+                results[index] = value
+            else:
+                others.append((index, status, value))
+        return len(replies), others
+
 
 def _work(core: _Core, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
     if initializer is not None:
@@ -325,6 +400,9 @@ def _work(core: _Core, initializer: Callable[..., object] | None, initargs: tupl
             core.stop(BROKEN, ("the pool is broken: its initializer failed", error))
             return
     more = True
+    me = threading.current_thread()
+    done = 0
+    core.doing[id(me)] = (me, 0, None, 0.0)
     while more:
         more = core.calls.get()
         while core.tasks:
@@ -332,8 +410,12 @@ def _work(core: _Core, initializer: Callable[..., object] | None, initargs: tupl
                 task = core.tasks.popleft()
             except IndexError:
                 break
+            core.doing[id(me)] = (me, done, task[3], time.monotonic())
             _perform(*task)
             del task
+            done += 1
+            core.doing[id(me)] = (me, done, None, 0.0)
+    del core.doing[id(me)]
     core.calls.put(False)  # for the next one
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _pickle
-import signal
 from types import BuiltinFunctionType, FunctionType, ModuleType
 
 from . import _procession, process, reduction, util
@@ -11,8 +10,12 @@ from ._errors import ProcessError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Callable, Iterable
     from typing import Any
+else:
+    # Without the enumerations of `signal`, which take a child longer to load than the rest of this package.
+    import _signal as signal
 
 __all__ = [
     "ExceptionWithTraceback",

@@ -55,8 +55,34 @@ def child_started(seat: int, pid: int) -> None:
 def fork_with(seat: int) -> None:
     """Announce that the calling thread forks now: the child takes this place, and holds all that this process holds."""
 
+def fork_spare() -> None:
+    """Announce that the calling thread forks a spare now: a child without a place in the family.
+
+    Until it takes one, it may use nothing that is shared, and ends without `leave()`.
+    """
+
+def lend_to(seat: int) -> None:
+    """Give a place, which a spare of this process is to take, all that this process holds."""
+
+def take_seat(seat: int) -> None:
+    """Take a place in the family, in a spare.
+
+    Raises:
+        ProcessError: the place was given up; this process is to end.
+    """
+
 def fork_done() -> None:
     """Note, in the parent, that the fork is over or has failed."""
+
+def fork(seat: int) -> tuple[int, int]:
+    """Fork, with this place for the child, as `os.fork` does but for its warning and its audit event.
+
+    Returns:
+        The pid and a pidfd of the child; (0, -1) in the child.
+
+    Raises:
+        OSError: there can be no more processes, or no descriptor is left.
+    """
 
 def leave() -> None:
     """Leave the family: this process ends in good order, and what it holds goes back."""
@@ -88,6 +114,7 @@ def spawn(
     args: Iterable[str | bytes],
     fds: Iterable[int],
     env: Iterable[str | bytes] | None = None,
+    blocked: Iterable[int] = (),
 ) -> tuple[int, int]:
     """Start a program as a child of this process. It takes no longer if this process is large.
 
@@ -96,6 +123,7 @@ def spawn(
         args: its arguments, after its own name.
         fds: descriptors that are open in it, at the same numbers.
         env: its environment as `NAME=value`; by default a copy of `os.environ`.
+        blocked: signals that it starts with blocked; no others.
 
     Returns:
         Its process id and a descriptor for it (pidfd), which is close-on-exec and the caller's.
@@ -104,6 +132,20 @@ def spawn(
         OSError: it can't be started.
         ValueError: an argument has a zero byte.
     """
+
+# --- diagnostics ---------------------------------------------------------------------------------
+
+def set_deadlock_timeout(seconds: float | None) -> None:
+    """Set after how long a wait is reported, for the whole family; None is never.
+
+    What is found goes to `procession.util._report_wait`, in the thread that waits.
+
+    Raises:
+        ValueError: `seconds` is 0 or less.
+    """
+
+def deadlock_timeout() -> float | None:
+    """Return after how many seconds the wait for a lock is reported; None is never."""
 
 # --- pickling ------------------------------------------------------------------------------------
 
@@ -115,11 +157,36 @@ def set_pickler(dumps: Callable[[Any], Any], loads: Callable[..., Any]) -> None:
         loads: called with a bytes-like object, and `buffers=` a list of blocks if there were any.
     """
 
+def set_pickler_maker(
+    make: Callable[[], Any],
+    main_is_importable: Callable[[], bool],
+    modules: list[dict[str, Any]],
+    name: str,
+    reducers: list[dict[type, Any]],
+) -> None:
+    """Register how picklers are made that are then used again and again.
+
+    Args:
+        make: returns an object with `dump` and `clear_memo`, and the lists `parts` and `buffers`
+            of what was written and what was left outside. Good for as long as `modules` and
+            `reducers` are as they are now.
+        main_is_importable: says whether children find the main module by its name.
+        modules: where the module `name` is looked for, whose reducers count too.
+        name: that module's name.
+        reducers: what the table of reducers was made from.
+    """
+
+def forget_pickler_maker() -> None:
+    """Make no use of such picklers until another maker is registered."""
+
 def note_handle(handle: bytes) -> None:
     """Have the message that is being pickled keep the object alive that `handle` names.
 
     For `__reduce__` methods written in Python; does nothing when what is pickled is not being sent.
     """
+
+def freeze(obj: _T) -> _T:
+    """Return a copy of an object whose large buffers can only be read, and are passed on by name."""
 
 def pack(obj: object) -> Parcel:
     """Pickle an object into shared memory.
@@ -173,6 +240,10 @@ class Block:
     @property
     def address(self) -> int:
         """Where it lies in this process; another address in another."""
+
+    @property
+    def frozen(self) -> bool:
+        """Whether it can only be read, in every process: then its buffer is read-only."""
 
 # --- synchronization -----------------------------------------------------------------------------
 
@@ -288,6 +359,16 @@ class RLock:
     def _count(self) -> int: ...
     def _release_save(self) -> int: ...
     def _acquire_restore(self, saved: int = 1) -> None: ...
+
+@disjoint_base
+class Guarded:
+    """Holds an object and a lock, which are set once; its value is the object's, under the lock."""
+
+    _obj: Any
+    _lock: Any
+    value: Any
+    def get_lock(self) -> Any:
+        """Return the lock."""
 
 @disjoint_base
 class Semaphore:
@@ -492,7 +573,12 @@ class Queue(Generic[_T]):
         """
 
     def put_nowait(self, obj: _T) -> None:
-        """Put an object into the queue if there is room; see `put`."""
+        """Put an object into the queue if there is room; see `put`.
+
+        Another process may be in the middle of putting: that is a matter of microseconds, and waited
+        for. If that process is stopped there (SIGSTOP), `queue.Full` is raised after 250 ms, and
+        `get_nowait` raises `queue.Empty` likewise.
+        """
 
     def get(self, block: bool = True, timeout: float | None = None) -> _T:
         """Take the object at the front.
@@ -605,6 +691,27 @@ class Connection:
             EOFError: all that was sent has been received, and the other end is closed.
         """
 
+    @staticmethod
+    def _make_mailbox() -> tuple[object, bytes]:
+        """Make a mailbox in shared memory, for requests and answers between members of the family.
+
+        Return it, and what the other end's `_use_mailbox` is to be given.
+
+        Raises:
+            MemoryError: there is no memory.
+        """
+
+    def _use_mailbox(self, mailbox: object) -> None:
+        """Use a mailbox from now on: one that `_make_mailbox` made here, or at the other end.
+
+        From then on each end may send a second message only once it has had the answer to its first,
+        and nothing but this object knows when there is something to receive.
+
+        Raises:
+            ProcessError: there is none of that name.
+            ValueError: the connection, or the mailbox, is used already.
+        """
+
     def poll(self, timeout: float | None = 0.0) -> bool:
         """Return whether there is something to receive, or the end; wait for that as long as `timeout`."""
 
@@ -659,9 +766,12 @@ class PoolCore:
     Args:
         workers: how many places for workers there are.
         max_tasks: after how many tasks a worker ends; 0 is never.
+        max_memory: with how many bytes of its own a worker ends; 0 is never.
+        retries: how often a task is tried again whose worker has died.
+        seconds: for how long a task may run.
     """
 
-    def __new__(cls, workers: int, max_tasks: int) -> Self: ...
+    def __new__(cls, workers: int, max_tasks: int, max_memory: int, retries: int, seconds: float | None) -> Self: ...
     @property
     def handle(self) -> bytes:
         """What a worker has to know to find the pool, 16 bytes."""
@@ -675,8 +785,8 @@ class PoolCore:
         """
 
     @staticmethod
-    def function(pickled: bytes, cached: bool) -> PoolFunction:
-        """Return a function as it is sent: its pickle, and whether a worker may keep what it unpickles."""
+    def function(pickled: bytes, cached: bool, name: str) -> PoolFunction:
+        """Return a function as it is sent: its pickle, whether a worker may keep what it unpickles, its name."""
 
     def apply(
         self,
@@ -685,6 +795,7 @@ class PoolCore:
         args: Any,
         kwds: Any,
         name_argument: Callable[[BaseException, Any, Any, Any], BaseException],
+        choice: tuple[int | None, float | None] | None,
     ) -> JobCore:
         """Submit the call of a function, as a job of its own.
 
@@ -694,10 +805,12 @@ class PoolCore:
             args: positional arguments.
             kwds: keyword arguments.
             name_argument: makes the exception for arguments that can't be pickled.
+            choice: how often it is tried again, and for how many seconds it may run; None for what
+                the pool says.
         """
 
-    def job(self) -> JobCore:
-        """Open a job."""
+    def job(self, function: PoolFunction | None, choice: tuple[int | None, float | None] | None) -> JobCore:
+        """Open a job for a function; `choice` as in `apply()`."""
 
     def close(self) -> None:
         """Take no more jobs; the workers end when those that are open are done."""
@@ -715,8 +828,31 @@ class PoolCore:
     def next_announced(self) -> int | None:
         """Wait for the next job to be announced that has all its replies; return its number, or None at the end."""
 
-    def workers(self) -> list[tuple[int, int, tuple[int, int] | None]]:
-        """Return what each worker does: pid, results sent, and the job and index of its task if it has one."""
+    def workers(self) -> list[tuple[int, str, str, int, tuple[str, float] | None]]:
+        """Return what each worker does: pid, name, state, results sent, and its task and for how many seconds."""
+
+    def status(self) -> list[int]:
+        """Return how many tasks are queued, running, done, failed, lost, timed out, cancelled, and were retried."""
+
+@disjoint_base
+class ReadyItems:
+    """Results of an imap that have come, in the order in which they are given out: the base of its iterators."""
+
+    def __new__(cls, *_args: Any, **_keywords: Any) -> Self: ...
+    def set_up(self, ordered: bool, single: bool) -> None:
+        """Say whether results go out in the order of their tasks, and whether each task has one item."""
+
+    def append(self, success: bool, value: Any) -> None:
+        """Append an item: a result, or an exception to be raised."""
+
+    def pop(self) -> tuple[bool, Any] | None:
+        """Take the next item: whether it is a result, and the value."""
+
+    def sort_in_all(self, replies: list[tuple[int, int, Any]]) -> None:
+        """Sort replies in: (index, status, value) each."""
+
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Any: ...
 
 @final
 class JobCore:
@@ -758,6 +894,9 @@ class JobCore:
     def discard(self) -> None:
         """From now on, throw replies away."""
 
+    def cancel(self, running_too: bool) -> tuple[int, int]:
+        """Cancel what has not begun, and stop what is running if that is wanted; return how many of each there were."""
+
     def wait_outstanding(self, count: int, timeout: float | None) -> bool:
         """Wait until at most `count` tasks are without reply; return False if the pool has ended."""
 
@@ -766,6 +905,14 @@ class JobCore:
 
     def take(self, timeout: float | None, limit: int) -> list[tuple[int, int, Any]] | None:
         """Return replies as they come; an empty list if none does in the time given, None at the end."""
+
+    def take_sorted(self, items: ReadyItems, timeout: float | None, limit: int) -> int | None:
+        """As `take()`, with each reply put into its place in `items`; return how many there were."""
+
+    def take_into(
+        self, results: list[Any], timeout: float | None, limit: int
+    ) -> tuple[int, list[tuple[int, int, Any]]] | None:
+        """As `take()`, with results put into their places; return how many replies came, and the other replies."""
 
 @final
 class WorkerCore:

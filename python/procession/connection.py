@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import select
 import time
-from collections.abc import Callable, Iterable
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
 
 from . import _authentication, _procession
 from ._authentication import CHALLENGE as CHALLENGE
@@ -20,9 +16,17 @@ from ._authentication import deliver_challenge as deliver_challenge
 from ._authentication import verify_challenge as _verify_challenge  # noqa: F401
 from ._errors import AuthenticationError as AuthenticationError
 from ._errors import BufferTooShort as BufferTooShort
+from ._limits import explained
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable, Iterable
+    from types import TracebackType
+    from typing import Any, Self
+
+    # A TCP address is (host, port); a Unix address is a path, or an abstract name that begins with NUL.
+    Address = str | bytes | tuple[Any, ...]
 
 __all__ = ["Client", "Listener", "Pipe", "wait"]
 
@@ -30,9 +34,6 @@ __all__ = ["Client", "Listener", "Pipe", "wait"]
 _CHALLENGE = CHALLENGE
 _WELCOME = WELCOME
 _FAILURE = FAILURE
-
-# A TCP address is (host, port); a Unix address is a path, or an abstract name that begins with NUL.
-Address = str | bytes | tuple[Any, ...]
 
 families: list[str] = ["AF_INET", "AF_UNIX"]
 default_family = "AF_UNIX"
@@ -44,16 +45,22 @@ AUTHENTICATION_TIMEOUT = 20.0
 # --- addresses -----------------------------------------------------------------------------------
 
 
+#: How the names begin that are made up here.
+_MADE_UP = "procession-listener-"
+
+
 def arbitrary_address(family: str) -> Address:
-    """An unused address of a family: a free TCP port of this machine, or a new private path."""
+    """An unused address of a family: a free TCP port of this machine, or a name that nobody can guess.
+
+    The name is an abstract one: it has no file, which would be left behind by a process that is
+    killed. Who listens there lets in processes of its own user, and of root, alone.
+    """
     if family == "AF_INET":
         return ("localhost", 0)
     if family == "AF_UNIX":
         import secrets
 
-        from . import util
-
-        return f"{util.get_temp_dir()}/listener-{secrets.token_hex(4)}"
+        return f"\0{_MADE_UP}{secrets.token_hex(16)}"
     raise ValueError(f"no address can be made up for the family {family!r}")
 
 
@@ -126,8 +133,14 @@ def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
     Args:
         duplex: both ends can send and receive; otherwise the first only receives and the second
             only sends.
+
+    Raises:
+        OSError: this process, or the system, has no descriptors left.
     """
-    return _procession.pipe(duplex, Connection)
+    try:
+        return _procession.pipe(duplex, Connection)
+    except OSError as error:
+        raise explained(error, "no pipe can be made") from None
 
 
 # --- listening and connecting --------------------------------------------------------------------
@@ -236,6 +249,8 @@ class SocketListener:
         from . import util
 
         self._family = family
+        #: An abstract name has no permissions; one that the program chose is the program's business.
+        self._private = isinstance(address, str) and address.startswith(f"\0{_MADE_UP}")
         self.last_accepted: Address | None = None
         self._unlink: Callable[[], object] | None = None
         self._socket = socket.socket(getattr(socket, family))
@@ -254,7 +269,11 @@ class SocketListener:
 
     def accept_socket(self) -> socket.socket:
         """Wait for a connection; return its socket."""
-        sock, peer = self._socket.accept()
+        while True:
+            sock, peer = self._socket.accept()
+            if not self._private or _is_of_our_user(sock):
+                break
+            sock.close()
         sock.setblocking(True)
         self.last_accepted = peer or None
         return sock
@@ -336,6 +355,17 @@ def _to_connection(sock: socket.socket) -> Connection:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setblocking(True)
     return Connection(sock.detach())
+
+
+def _is_of_our_user(sock: socket.socket) -> bool:
+    """Whether the process at the other end of a UNIX socket was our user's, or root's, when it connected."""
+    import os
+    import socket
+    import struct
+
+    credentials = struct.Struct("iII")
+    _pid, user, _group = credentials.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, credentials.size))
+    return user in (os.geteuid(), 0)
 
 
 def _is_abstract(address: Address) -> bool:
@@ -457,12 +487,19 @@ def wait(object_list: Iterable[Any], timeout: float | None = None) -> list[Any]:
             late = False
         else:
             left = max(deadline - time.monotonic(), 0.0)
-            events = poller.poll(min(math.ceil(left * 1000), _LONGEST_POLL))
+            events = poller.poll(min(int(-(-left * 1000 // 1)), _LONGEST_POLL))
             late = not events and time.monotonic() >= deadline
         if events or late:
             ready = {descriptor for descriptor, _ in events}
             pairs = zip(objects, descriptors, strict=True)
-            return [obj for obj, descriptor in pairs if descriptor in ready]
+            return [obj for obj, descriptor in pairs if descriptor in ready or _has_message(obj)]
+
+
+def _has_message(obj: Any) -> bool:
+    # A queue's descriptor follows a moment behind its memory. A process that is killed right after a put
+    # must not be seen dead before what it has put.
+    ask = getattr(obj, "_has_message", None)
+    return ask is not None and bool(ask())
 
 
 def _descriptor(obj: Any) -> int:

@@ -13,25 +13,29 @@ holds the socket is family.
 Nothing is lost, and nothing runs twice, when the server is killed half-way. Until it has
 forked, the far end dies with it: the requester reads the end of the conversation, starts
 another server and asks again. From then on the child holds the far end and speaks for itself;
-one that nobody gives a job ends. The server sees neither job nor descriptors.
+one that nobody gives a job ends. The server sees neither job nor descriptors. What it does to have
+a child ready before it is asked for: `_forkserver_service.py`.
 """
 
 from __future__ import annotations
 
+# Without the enumerations of `signal` and `socket`, which take longer to load than the rest of this package.
+import _socket
 import os
 import select
-import signal
-import socket
 import struct
 import threading
 
-from . import _procession, popen_fork, process, spawn, util
+from . import _pidfd, _procession, spawn, util
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    import signal
+    from typing import NoReturn
 
-    Answer = tuple[socket.socket, bytes, list[int]]
+    Answer = tuple[_socket.socket, bytes, list[int]]
+else:
+    import _signal as signal
 
 __all__ = ["ensure_running", "get_inherited_fds", "set_forkserver_preload"]
 
@@ -44,8 +48,9 @@ STATUS_REPLY = struct.Struct("=iB")
 HELLO = struct.Struct("=BI")
 
 
-#: Ctrl-C is for the program, not for its server.
-_IGNORED_SIGNALS = (signal.SIGINT,)
+#: Ctrl-C is for the program, not for its server. Held, not ignored: a child that is just being
+#: forked is to have it.
+_HELD_SIGNALS = (signal.SIGINT,)
 
 
 class ServerGone(Exception):
@@ -64,7 +69,7 @@ class ForkServer:
         self._forkserver_pid: int | None = None
         self._pidfd: int | None = None
         self._seat: int | None = None
-        self._socket: socket.socket | None = None
+        self._socket: _socket.socket | None = None
 
     def set_forkserver_preload(self, modules_names: list[str]) -> None:
         """Have the server import these modules when it starts.
@@ -95,11 +100,14 @@ class ForkServer:
         """
         ours, far_end = _pair()
         try:
-            with far_end, self._lock:
-                if self._socket is None:
-                    raise ServerGone
-                _send(self._socket, REQUEST.pack(what, about), [far_end.fileno()])
-                watched = os.dup(self._socket.fileno())
+            try:
+                with self._lock:
+                    if self._socket is None:
+                        raise ServerGone
+                    _send(self._socket, REQUEST.pack(what, about), [far_end.fileno()])
+                    watched = os.dup(self._socket.fileno())
+            finally:
+                far_end.close()
             try:
                 _await(ours, watched)
             finally:
@@ -127,7 +135,7 @@ class ForkServer:
 
     def _start(self) -> None:
         control, servers_end = _pair()
-        alive = popen_fork.open_pidfd(os.getpid())
+        alive = _pidfd.open_pidfd(os.getpid())
         seat = _procession.prepare_child("forkserver", "forkserver")
         try:
             data = {
@@ -142,8 +150,8 @@ class ForkServer:
             )
             command = spawn.interpreter_command(f"from {__name__} import main; main({arguments})")
             given = (arena, servers_end.fileno(), control.fileno(), alive)
-            pid = util.start_server(command, given, _IGNORED_SIGNALS)
-            pidfd = popen_fork.open_pidfd(pid)
+            pid = util.start_server(command, given, _HELD_SIGNALS)
+            pidfd = _pidfd.open_pidfd(pid)
         except BaseException:
             _procession.cancel_child(seat)
             control.close()
@@ -180,17 +188,19 @@ class ForkServer:
                 return
             ours, far_end = _pair()
             try:
-                with ours, far_end:
-                    _send(self._socket, REQUEST.pack(STOP, 0), [far_end.fileno()])
+                _send(self._socket, REQUEST.pack(STOP, 0), [far_end.fileno()])
             except OSError:
                 pass
+            finally:
+                ours.close()
+                far_end.close()
             if not select.select([self._pidfd], [], [], 5)[0]:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             self._drop()
 
     # In others than the process that started the server.
 
-    def _inherit(self, control: socket.socket) -> None:
+    def _inherit(self, control: _socket.socket) -> None:
         """Use the server that started this process, or one that its parent uses."""
         self._socket = control
 
@@ -208,30 +218,50 @@ set_forkserver_preload = _forkserver.set_forkserver_preload
 os.register_at_fork(after_in_child=_forkserver._after_fork)
 
 
-def _pair() -> tuple[socket.socket, socket.socket]:
+def _pair() -> tuple[_socket.socket, _socket.socket]:
     """Return a pair that keeps messages apart, and tells when the other end is closed."""
-    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    left.settimeout(None)
-    right.settimeout(None)
-    return left, right
+    left, right = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    return _patient(left), _patient(right)
 
 
-def _send(sock: socket.socket, message: bytes, fds: list[int]) -> None:
-    socket.send_fds(sock, [message], fds, socket.MSG_NOSIGNAL)
+def _from_fd(fd: int) -> _socket.socket:
+    """Return what was one end of a pair in another process."""
+    return _patient(_socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, fd))
 
 
-def _receive(sock: socket.socket, size: int, max_fds: int) -> tuple[bytes, list[int]]:
-    message, fds, _flags, _address = socket.recv_fds(sock, size, max_fds, socket.MSG_CMSG_CLOEXEC)
+def _patient(sock: _socket.socket) -> _socket.socket:
+    """Take away the time limit that the program may have given to all sockets."""
+    if sock.gettimeout() is not None:
+        sock.settimeout(None)
+    return sock
+
+
+def _send(sock: _socket.socket, message: bytes, fds: list[int]) -> None:
+    rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))
+    sock.sendmsg([message], [rights], _socket.MSG_NOSIGNAL)
+
+
+def _receive(sock: _socket.socket, size: int, max_fds: int) -> tuple[bytes, list[int]]:
+    # Not socket.recv_fds, which leaves out the flags: other programs would inherit what is received.
+    room = _socket.CMSG_SPACE(max_fds * _INT)
+    message, ancillary, _flags, _address = sock.recvmsg(size, room, _socket.MSG_CMSG_CLOEXEC)
+    fds: list[int] = []
+    for level, kind, data in ancillary:
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
+            fds += struct.unpack_from(f"{len(data) // _INT}i", data)
     return message, fds
 
 
-def _hung_up(sock: socket.socket) -> bool:
+_INT = struct.calcsize("i")
+
+
+def _hung_up(sock: _socket.socket) -> bool:
     poll = select.poll()
     poll.register(sock, 0)
     return bool(poll.poll(0))
 
 
-def _await(ours: socket.socket, control: int) -> None:
+def _await(ours: _socket.socket, control: int) -> None:
     """Wait until there is an answer, or the end of the conversation.
 
     A thread of ours may have forked while we held the far end. Its child then holds it for
@@ -261,161 +291,16 @@ def get_inherited_fds() -> list[int]:
 
 def main(arena: int, seat: int, listen: int, control: int, alive: int, data: str) -> NoReturn:
     """Be the server: import what is to be preloaded, then fork on request until the end."""
-    util.ignore_signals(_IGNORED_SIGNALS)
     spawn.forget_finder()
     spawn.close_others([arena, listen, control, alive])
     _procession.join_family(arena, seat)
     try:
-        _serve(socket.socket(fileno=listen), socket.socket(fileno=control), alive, bytes.fromhex(data))
+        from . import _forkserver_service
+
+        _forkserver_service.serve(_from_fd(listen), _from_fd(control), alive, bytes.fromhex(data))
     except BaseException:
         import traceback
 
         traceback.print_exc()
         util._flush_std_streams()
         os._exit(1)
-
-
-def _serve(listen: socket.socket, control: socket.socket, alive: int, data: bytes) -> NoReturn:
-    from . import popen_forkserver, reduction  # noqa: F401  (warm, for the children)
-
-    util._close_stdin()
-    for fd in (listen.fileno(), control.fileno(), alive):
-        os.set_inheritable(fd, False)
-    _forkserver._inherit(control)
-    _preload(_procession.unpack(data))
-    wakeup, wakeup_far = socket.socketpair()
-    for sock in (wakeup, wakeup_far):
-        sock.setblocking(False)
-    children: dict[int, int] = {}
-    signal.signal(signal.SIGCHLD, lambda number, frame: None)
-    signal.set_wakeup_fd(wakeup_far.fileno(), warn_on_full_buffer=False)
-    _freeze()
-    poll = select.poll()
-    for fd in (listen.fileno(), wakeup.fileno(), alive):
-        poll.register(fd, select.POLLIN)
-    while True:
-        ready = {fd for fd, _event in poll.poll()}
-        if alive in ready:
-            _leave()
-        if wakeup.fileno() in ready:
-            try:
-                while wakeup.recv(4096):
-                    pass
-            except BlockingIOError:
-                pass
-            _reap(children)
-        if listen.fileno() in ready:
-            message, fds = _receive(listen, REQUEST.size, 1)
-            if not message:
-                _leave()
-            with socket.socket(fileno=fds[0]) as far_end:
-                what, about = REQUEST.unpack(message)
-                if what == STOP:
-                    _leave()
-                elif what == STATUS:
-                    _reap(children)
-                    code = _ended.pop(about, None)
-                    reply = STATUS_REPLY.pack(0 if code is None else code, code is not None)
-                    _try_send(far_end, reply)
-                else:
-                    pid = _fork_child(about, far_end, (listen, wakeup, wakeup_far), alive)
-                    if pid:
-                        children[pid] = about
-
-
-#: The exit codes of children that ended, by seat, for those who ask: the last few thousand.
-_ended: dict[int, int] = {}
-
-
-def _reap(children: dict[int, int]) -> None:
-    """Collect the children that have ended, and note how."""
-    while True:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if pid == 0:
-            return
-        seat = children.pop(pid, None)
-        if seat is None:
-            continue  # of a module that was preloaded
-        code = os.waitstatus_to_exitcode(status)
-        _ended[seat] = code
-        if len(_ended) > 4096:
-            del _ended[next(iter(_ended))]
-        _procession.note_exit(seat, code)
-
-
-def _try_send(sock: socket.socket, message: bytes) -> None:
-    try:
-        sock.send(message, socket.MSG_NOSIGNAL)
-    except OSError:
-        pass  # the requester has ended
-
-
-def _fork_child(seat: int, far_end: socket.socket, ours: tuple[socket.socket, ...], alive: int) -> int:
-    """Fork; the child never returns. Return its pid, or 0 if there is none."""
-    _procession.fork_with(seat)
-    try:
-        pid = os.fork()
-    except OSError as error:
-        _procession.fork_done()
-        _try_send(far_end, b"\0" + str(error).encode())
-        return 0
-    if pid == 0:
-        try:
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            for sock in ours:
-                sock.close()
-            os.close(alive)
-            from . import popen_forkserver
-
-            popen_forkserver.be_the_child(seat, far_end)
-        finally:
-            os._exit(1)
-    _procession.fork_done()
-    return pid
-
-
-def _leave() -> NoReturn:
-    _procession.leave()
-    util._flush_std_streams()
-    os._exit(0)
-
-
-def _preload(data: dict[str, Any]) -> None:
-    """Import what the program asked for, as far as it can be imported."""
-    prep: dict[str, Any] = data["prep"]
-    main = {key: prep.pop(key, None) for key in ("init_main_from_name", "init_main_from_path")}
-    prep.pop("log_to_stderr", None)  # each child adds a handler of its own
-    spawn.prepare(prep)
-    process.current_process()._inheriting = True  # type: ignore[attr-defined]
-    try:
-        for name in data["preload"]:
-            try:
-                if name != "__main__":
-                    __import__(name)
-                elif main["init_main_from_name"] is not None:
-                    spawn._fixup_main_from_name(main["init_main_from_name"])
-                elif main["init_main_from_path"] is not None:
-                    spawn._fixup_main_from_path(main["init_main_from_path"])
-            except ImportError:
-                pass
-            except (Exception, SystemExit):
-                # A child that needs it will fail in its own name, where someone looks.
-                import traceback
-
-                util.debug("preloading %s failed: %s", name, traceback.format_exc())
-    finally:
-        del process.current_process()._inheriting  # type: ignore[attr-defined]
-    util._flush_std_streams()
-
-
-def _freeze() -> None:
-    """Keep the collector's hands off what is here now: children share those pages with us."""
-    import gc
-
-    gc.collect()
-    gc.freeze()

@@ -146,9 +146,6 @@ class BaseManager:
         self._check_initial()
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {type(initializer).__name__}")
-        if self._address is None:
-            # Made here, the directory of its socket is removed even if the server is killed.
-            util.get_temp_dir()
         reader, writer = self._ctx.Pipe(duplex=False)
         with reader:
             with writer:
@@ -298,7 +295,13 @@ class BaseManager:
             raise ProcessError("the manager is not running: call start() or connect() first")
         if self._state.value == State.SHUTDOWN:
             raise ProcessError("the manager has been shut down: make a new one")
-        with self._connection() as conn:
+        try:
+            conn = self._connection()
+        except (ConnectionRefusedError, FileNotFoundError) as error:
+            raise ManagerDied(
+                f"the manager's server at {self._address!r} is gone: it can't make a {typeid!r}. Start a new manager"
+            ) from error
+        with conn:
             ident, exposed = dispatch(conn, None, "create", (typeid, *args), kwds)
         token = Token(typeid, self._address, ident)
         token.held = True

@@ -11,8 +11,10 @@ import itertools
 import os
 import warnings
 import weakref
+from collections import namedtuple
 
 from . import _pool_worker, _procession, reduction, util
+from ._errors import TimeoutError as TimeoutError
 from ._pool_feeder import Feeder
 from ._pool_results import (
     CHUNK,
@@ -27,7 +29,7 @@ from ._pool_results import (
     PoolBroken,
     PoolTerminated,
 )
-from ._pool_staff import Reports, Staff, end
+from ._pool_staff import PATIENCE, Reports, Staff, end
 from ._pool_worker import (
     ExceptionWithTraceback,
     MaybeEncodingError,
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 
     R = TypeVar("R")
     Callback = Callable[[Any], object] | None
+    Choice = tuple[int | None, float | None] | None
 
 __all__ = [
     "CLOSE",
@@ -62,10 +65,12 @@ __all__ = [
     "MaybeEncodingError",
     "Pool",
     "PoolBroken",
+    "PoolStatus",
     "PoolTerminated",
     "RemoteTraceback",
     "TaskExit",
     "ThreadPool",
+    "WorkerStatus",
     "mapstar",
     "rebuild_exc",
     "starmapstar",
@@ -81,6 +86,39 @@ TERMINATE = "TERMINATE"
 AHEAD = 256
 #: Functions whose pickles are kept.
 KEPT_FUNCTIONS = 1024
+
+
+class PoolStatus(namedtuple("PoolStatus", "queued running done failed lost timed_out cancelled retried")):
+    """How far a pool has come, in numbers of tasks. A chunk of a map is one task.
+
+    Attributes:
+        queued: not begun.
+        running: in workers' hands.
+        done: done.
+        failed: have raised an exception.
+        lost: lost with a worker that died.
+        timed_out: stopped because of their `task_timeout`.
+        cancelled: cancelled.
+        retried: how often one was given to another worker after the death of one.
+    """
+
+    __slots__ = ()
+
+
+class WorkerStatus(namedtuple("WorkerStatus", "pid name state done task seconds")):
+    """What a worker does now.
+
+    Attributes:
+        pid: its process id; 0 while there is none, because the last has ended and another is about
+            to start. Of a thread its native id.
+        name: its name.
+        state: "starting", "idle", "running" or "leaving".
+        done: how many tasks it has done.
+        task: the name of the function that it runs, or None.
+        seconds: for how long it has run that, to a hundredth of a second, or None.
+    """
+
+    __slots__ = ()
 
 
 def mapstar(args: tuple[Any, ...]) -> list[Any]:
@@ -104,6 +142,19 @@ class Pool:
     - Workers that can't get ready break the pool (PoolBroken), with the cause, after a few tries.
     - Tasks are pickled by the thread that submits them. What can't be pickled is told by `get()`.
     - `imap` over an iterator of unknown length reads it some items ahead of its consumer only.
+
+    The keyword-only arguments here and of the methods are not in the standard library. Those of
+    a method count instead of the pool's.
+
+    Args:
+        retries: how often a task is given to another worker when one dies of it (an exception is no
+            such death). After one death more it fails with PoisonTask. It is done again from its
+            start each time. A chunk of a map is one task: all of it is done again.
+        task_timeout: for how many seconds a task may run from the moment a worker takes it. Then its
+            worker is killed (SIGKILL, at once, with no SIGTERM before it) and replaced, and the task fails
+            with TaskTimeout; it is not tried again.
+        max_memory_per_worker: with more bytes of resident memory of its own than this, after a task, a
+            worker ends and is replaced. What it shares with other processes doesn't count.
     """
 
     #: Whether the end of the pool is also that of its workers.
@@ -121,6 +172,10 @@ class Pool:
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
         context: BaseContext | None = None,
+        *,
+        retries: int = 0,
+        task_timeout: float | None = None,
+        max_memory_per_worker: int | None = None,
     ) -> None:
         # Early, for __del__.
         self._state = INIT
@@ -131,6 +186,12 @@ class Pool:
             raise ValueError(f"maxtasksperchild must be a positive int or None, not {maxtasksperchild!r}")
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {type(initializer).__name__}")
+        if max_memory_per_worker is not None and (
+            not isinstance(max_memory_per_worker, int) or max_memory_per_worker < 1
+        ):
+            raise ValueError(f"max_memory_per_worker must be a positive int or None, not {max_memory_per_worker!r}")
+        _choice(retries, task_timeout)
+        self._limits = max_memory_per_worker or 0, retries or 0, task_timeout
         self._functions: dict[Any, Any] = {}
         self._feeders: weakref.WeakSet[Feeder] = weakref.WeakSet()
         self._start(initializer, tuple(initargs), maxtasksperchild, context)
@@ -152,7 +213,7 @@ class Pool:
 
             context = _default_context.get_context()
         self._ctx = context
-        self._core: Any = _procession.PoolCore(self._processes, maxtasksperchild or 0)
+        self._core: Any = _procession.PoolCore(self._processes, maxtasksperchild or 0, *self._limits)
         self._staff: Any
         staff = self._staff = Staff(context, self.Process, self._core.handle, initializer, initargs, self._pool)
         try:
@@ -160,6 +221,9 @@ class Pool:
                 staff.hire(slot)
             self._core.supervise(staff.introduce_all(), staff.replace)
         except BaseException:
+            # Interrupted after the supervisor has begun, it would start others in the place of the dismissed.
+            self._core.terminate()
+            self._core.join(PATIENCE)
             staff.dismiss()
             raise
 
@@ -183,9 +247,17 @@ class Pool:
 
     # Submitting.
 
-    def apply(self, func: Callable[..., R], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}) -> R:
+    def apply(
+        self,
+        func: Callable[..., R],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        *,
+        retries: int | None = None,
+        task_timeout: float | None = None,
+    ) -> R:
         """Call `func(*args, **kwds)` in a worker, and return its result."""
-        result: R = self.apply_async(func, args, kwds).get()
+        result: R = self.apply_async(func, args, kwds, retries=retries, task_timeout=task_timeout).get()
         return result
 
     def apply_async(
@@ -195,6 +267,9 @@ class Pool:
         kwds: Mapping[str, Any] = {},
         callback: Callback = None,
         error_callback: Callback = None,
+        *,
+        retries: int | None = None,
+        task_timeout: float | None = None,
     ) -> ApplyResult:
         """Have a worker call `func(*args, **kwds)`, and return the result to come.
 
@@ -213,22 +288,40 @@ class Pool:
                 known = self._refer(func)
             except Exception as error:
                 known = error
+        choice = None if retries is None and task_timeout is None else self._choice(retries, task_timeout)
         # An error in the place of the function fails the job at once.
-        result = ApplyResult(self, self._core.apply(known, func, args, kwds, _name_argument), func)
+        result = ApplyResult(self, self._core.apply(known, func, args, kwds, _name_argument, choice), func)
         if callback is not None or error_callback is not None:
             self._reports.expect(result, callback, error_callback)
         return result
 
-    def map(self, func: Callable[[Any], R], iterable: Iterable[Any], chunksize: int | None = None) -> list[R]:
+    def map(
+        self,
+        func: Callable[[Any], R],
+        iterable: Iterable[Any],
+        chunksize: int | None = None,
+        *,
+        retries: int | None = None,
+        task_timeout: float | None = None,
+    ) -> list[R]:
         """Call `func` for each item, in chunks, and return the list of results."""
-        results: list[R] = self._map(func, iterable, chunksize, ITEM, CHUNK, None, None, wait=True).get()
+        choice = self._choice(retries, task_timeout)
+        results: list[R] = self._map(func, iterable, chunksize, ITEM, CHUNK, None, None, choice, wait=True).get()
         return results
 
     def starmap(
-        self, func: Callable[..., R], iterable: Iterable[Iterable[Any]], chunksize: int | None = None
+        self,
+        func: Callable[..., R],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        *,
+        retries: int | None = None,
+        task_timeout: float | None = None,
     ) -> list[R]:
         """As `map()`, with each item the arguments of a call: `func(*item)`."""
-        results: list[R] = self._map(func, iterable, chunksize, STAR_ITEM, STAR_CHUNK, None, None, wait=True).get()
+        choice = self._choice(retries, task_timeout)
+        result = self._map(func, iterable, chunksize, STAR_ITEM, STAR_CHUNK, None, None, choice, wait=True)
+        results: list[R] = result.get()
         return results
 
     def map_async(
@@ -238,9 +331,13 @@ class Pool:
         chunksize: int | None = None,
         callback: Callback = None,
         error_callback: Callback = None,
+        *,
+        retries: int | None = None,
+        task_timeout: float | None = None,
     ) -> MapResult:
         """As `map()`, and return the result to come; callbacks as with `apply_async()`."""
-        return self._map(func, iterable, chunksize, ITEM, CHUNK, callback, error_callback)
+        choice = self._choice(retries, task_timeout)
+        return self._map(func, iterable, chunksize, ITEM, CHUNK, callback, error_callback, choice)
 
     def starmap_async(
         self,
@@ -249,12 +346,23 @@ class Pool:
         chunksize: int | None = None,
         callback: Callback = None,
         error_callback: Callback = None,
+        *,
+        retries: int | None = None,
+        task_timeout: float | None = None,
     ) -> MapResult:
         """As `starmap()`, and return the result to come; callbacks as with `apply_async()`."""
-        return self._map(func, iterable, chunksize, STAR_ITEM, STAR_CHUNK, callback, error_callback)
+        choice = self._choice(retries, task_timeout)
+        return self._map(func, iterable, chunksize, STAR_ITEM, STAR_CHUNK, callback, error_callback, choice)
 
     def imap(
-        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1, buffersize: int | None = None
+        self,
+        func: Callable[[Any], Any],
+        iterable: Iterable[Any],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        *,
+        retries: int | None = None,
+        task_timeout: float | None = None,
     ) -> IMapIterator:
         """As `map()`, and return an iterator that gives each result as soon as it is its turn.
 
@@ -264,15 +372,28 @@ class Pool:
                 thread of its own, which stays at most `buffersize` tasks ahead of the consumer.
             chunksize: how many items go to a worker at once.
             buffersize: by default 256, or 32 for each worker.
+            retries: as in `Pool()`.
+            task_timeout: as in `Pool()`. How long `next()` waits is another matter.
         """
-        iterator: IMapIterator = self._imap(IMapIterator, func, iterable, chunksize, buffersize)
+        choice = self._choice(retries, task_timeout)
+        iterator: IMapIterator = self._imap(IMapIterator, func, iterable, chunksize, buffersize, choice)
         return iterator
 
     def imap_unordered(
-        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1, buffersize: int | None = None
+        self,
+        func: Callable[[Any], Any],
+        iterable: Iterable[Any],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        *,
+        retries: int | None = None,
+        task_timeout: float | None = None,
     ) -> IMapUnorderedIterator:
         """As `imap()`, with the results in the order in which they come."""
-        iterator: IMapUnorderedIterator = self._imap(IMapUnorderedIterator, func, iterable, chunksize, buffersize)
+        choice = self._choice(retries, task_timeout)
+        iterator: IMapUnorderedIterator = self._imap(
+            IMapUnorderedIterator, func, iterable, chunksize, buffersize, choice
+        )
         return iterator
 
     def _map(
@@ -284,6 +405,7 @@ class Pool:
         chunk: int,
         callback: Callback,
         error_callback: Callback,
+        choice: Choice,
         *,
         wait: bool = False,
     ) -> MapResult:
@@ -296,7 +418,7 @@ class Pool:
             chunksize += bool(extra)
         if length == 0 or chunksize < 1:
             chunksize = 1
-        feeder = self._feeder(func, iterable, chunksize, item, chunk, None)
+        feeder = self._feeder(func, iterable, chunksize, item, chunk, None, choice)
         result = MapResult(self, feeder, func, length, chunksize)
         if callback is not None or error_callback is not None:
             self._reports.expect(result, callback, error_callback)
@@ -306,7 +428,13 @@ class Pool:
         return result
 
     def _imap(
-        self, cls: Any, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int, buffersize: int | None
+        self,
+        cls: Any,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        chunksize: int,
+        buffersize: int | None,
+        choice: Choice,
     ) -> Any:
         self._check_running()
         if chunksize < 1:
@@ -316,7 +444,7 @@ class Pool:
         window = buffersize
         if window is None and not hasattr(iterable, "__len__"):
             window = max(AHEAD, 32 * self._processes)
-        feeder = self._feeder(func, iterable, chunksize, ITEM, CHUNK, window)
+        feeder = self._feeder(func, iterable, chunksize, ITEM, CHUNK, window, choice)
         return cls(self, feeder, func, chunksize)
 
     def _feeder(
@@ -327,6 +455,7 @@ class Pool:
         item: int,
         chunk: int,
         window: int | None,
+        choice: Choice,
     ) -> Feeder:
         error: BaseException | None = None
         known: Any = None
@@ -336,7 +465,7 @@ class Pool:
             payloads = _payloads(iterable, chunksize)
         except Exception as e:
             error = e
-        job = self._core.job()
+        job = self._core.job(known, choice)
         least = 2 * self._processes
         if window is not None:
             least = min(least, window)
@@ -351,15 +480,18 @@ class Pool:
             feeder.start()
         return feeder
 
+    def _choice(self, retries: int | None, task_timeout: float | None) -> Choice:
+        return _choice(retries, task_timeout)
+
     def _refer(self, func: Callable[..., Any]) -> Any:
         """Return what stands for a function in its tasks: once pickled, if it can't change."""
         if not _pool_worker.is_plain(func):
-            return self._core.function(reduction.ForkingPickler.dumps(func), False)
+            return self._core.function(reduction.ForkingPickler.dumps(func), False, _pool_worker.described(func))
         known = self._functions.get(func)
         if known is None:
             pickled = reduction.ForkingPickler.dumps(func)
             by_name = _is_by_name(func, pickled)
-            known = self._core.function(pickled, by_name)
+            known = self._core.function(pickled, by_name, _pool_worker.described(func))
             if by_name:
                 if len(self._functions) >= KEPT_FUNCTIONS:
                     self._functions.clear()
@@ -408,6 +540,17 @@ class Pool:
 
     # What is going on.
 
+    def status(self) -> PoolStatus:
+        """Return how far the pool has come. Doesn't wait. Not in the standard library."""
+        return PoolStatus(*self._core.status())
+
+    def workers(self) -> list[WorkerStatus]:
+        """Return what each worker is doing now. Doesn't wait. Not in the standard library."""
+        return [
+            WorkerStatus(pid, name, state, done, *(task or (None, None)))
+            for pid, name, state, done, task in self._core.workers()
+        ]
+
     def _check_running(self) -> None:
         if self._state != RUN:
             how = {CLOSE: "closed", TERMINATE: "terminated"}.get(self._state)
@@ -434,6 +577,21 @@ def _count(processes: Any) -> int:
     if processes < 1:
         raise ValueError(f"Number of processes must be at least 1, not {processes}")
     return int(processes)
+
+
+def _choice(retries: int | None, task_timeout: float | None) -> Choice:
+    """Return how tasks are dealt with, as the pool's core takes it: None if nothing was chosen."""
+    if retries is None and task_timeout is None:
+        return None
+    if retries is not None and (not isinstance(retries, int) or not 0 <= retries < 1 << 32):
+        raise ValueError(f"retries must be 0 or a positive int, not {retries!r}")
+    if task_timeout is not None:
+        if not isinstance(task_timeout, (int, float)):
+            raise TypeError(f"task_timeout must be a number of seconds, not {type(task_timeout).__name__}")
+        if not task_timeout > 0:
+            raise ValueError(f"task_timeout must be more than 0 seconds, not {task_timeout!r}")
+        task_timeout = float(task_timeout)
+    return retries, task_timeout
 
 
 def _usable_cpus() -> int:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import errno
-import math
+import builtins
 import os
-import select
-import signal
+import sys
 import threading
 import warnings
 
-from . import _bootstrap, _procession, util
+from . import _bootstrap, _imports, _interrupts, _procession, reduction, util
+from ._limits import explained
+from ._pidfd import open_pidfd as open_pidfd
+from ._pidfd import pidfd_of_parent, wait_readable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    import signal
+    from typing import Any, NoReturn
 
     from .process import BaseProcess
+else:
+    # Without the enumerations of `signal`, which take a child longer to load than the rest of this package.
+    import _signal as signal
 
 __all__ = ["Popen"]
 
@@ -37,9 +42,18 @@ class Popen:
         self._seat = _procession.prepare_child(process_obj.name, process_obj._role)
         try:
             self._launch(process_obj)
-        except BaseException:
+        except BaseException as error:
             if not hasattr(self, "pid"):
                 _procession.cancel_child(self._seat)
+            else:
+                # Interrupted: nobody would know of it.
+                self.kill()
+                self.wait()
+                self.close()
+            if isinstance(error, OSError):
+                named = explained(error, f"{process_obj.name} can't be started")
+                if named is not error:
+                    raise named from error
             raise
 
     def duplicate_for_child(self, fd: int) -> int:
@@ -96,91 +110,61 @@ class Popen:
 
     def _launch(self, process_obj: BaseProcess) -> None:
         parent = os.getpid()
-        _procession.fork_with(self._seat)
+        _check_fork()
+        _imports.wait_for_others()
+        reduction.before_fork()
+        held = _interrupts.hold()
         try:
-            pid = _fork()
+            pid, pidfd = _procession.fork(self._seat)
             if pid == 0:
-                self._be_the_child(process_obj, parent)
+                self._be_the_child(process_obj, parent, held)
+            self._started(pid, pidfd)
         finally:
-            _procession.fork_done()
-        self._started(pid)
+            _interrupts.allow(held)
 
-    def _started(self, pid: int, pidfd: int | None = None) -> None:
+    def _started(self, pid: int, pidfd: int) -> None:
         """Take charge of the child."""
-        if pidfd is None:
-            try:
-                pidfd = open_pidfd(pid)
-            except OSError:
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-                raise
         self.pid = pid
         self.sentinel = pidfd
         self.finalizer = util.Finalize(self, os.close, (pidfd,))
         _procession.child_started(self._seat, pid)
 
-    def _be_the_child(self, process_obj: BaseProcess, parent: int) -> NoReturn:
+    def _be_the_child(self, process_obj: BaseProcess, parent: int, held: set[Any]) -> NoReturn:
         code = 1
         try:
-            code = process_obj._bootstrap(pidfd_of_parent(parent), forked=True)
+            _imports.abandon_others()
+            code = process_obj._bootstrap(pidfd_of_parent(parent), forked=True, held=held)
+        except BaseException:
+            # The program's own errors don't come this far.
+            sys.excepthook(*sys.exc_info())
         finally:
             _bootstrap.end(code, self._seat)
 
 
-def open_pidfd(pid: int) -> int:
-    """Return a pidfd of a process.
+def _check_fork() -> None:
+    """Do what `os.fork` does before and after, and what only Python code can.
 
     Raises:
-        OSError: if it doesn't exist, descriptors have run out, or the kernel has no pidfds.
+        PythonFinalizationError, RuntimeError: if the interpreter is shutting down.
     """
-    try:
-        return os.pidfd_open(pid)
-    except OSError as error:
-        if error.errno == errno.ENOSYS:
-            raise OSError(
-                error.errno,
-                "this kernel has no pidfd_open: procession needs Linux 5.3 or later",
-            ) from None
-        raise
+    sys.audit("os.fork")
+    if sys.is_finalizing():
+        raise _FinalizationError("can't fork at interpreter shutdown")
+    if sys.version_info >= (3, 12) and threading.active_count() > 1 and _has_threads():
+        try:
+            warnings.warn(
+                f"This process (pid={os.getpid()}) is multi-threaded, use of fork() may lead to deadlocks in the "
+                "child: locks that other threads hold stay locked there. Start processes by spawn or forkserver.",
+                DeprecationWarning,
+                stacklevel=5,
+            )
+        except DeprecationWarning:
+            pass  # made an error: as with os.fork, that is no reason to have no child
 
 
-def pidfd_of_parent(parent: int) -> int:
-    """Return a pidfd of our parent; one that says it has ended, if it has."""
-    try:
-        pidfd = open_pidfd(parent)
-    except ProcessLookupError:
-        return _ended()
-    if os.getppid() == parent:
-        return pidfd
-    os.close(pidfd)  # of somebody else with the same number
-    return _ended()
+def _has_threads() -> bool:
+    """Return whether the program has threads: those of the engine hold nothing that a child needs."""
+    return sum(not isinstance(thread, threading._DummyThread) for thread in threading.enumerate()) > 1
 
 
-def _ended() -> int:
-    """Return a descriptor that is ready, as the pidfd of an ended process is."""
-    reader, writer = os.pipe()
-    os.close(writer)
-    return reader
-
-
-def wait_readable(fd: int, timeout: float | None) -> bool:
-    """Wait until a descriptor is ready to read, for `timeout` seconds at most; say if it is."""
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    if timeout is None or timeout > _LONG:
-        return bool(poll.poll())
-    return bool(poll.poll(max(0, math.ceil(timeout * 1000))))
-
-
-#: Seconds; a longer time-out is the same as none.
-_LONG = 2_000_000
-
-
-def _fork() -> int:
-    """Fork, without the warning for threads if all that run are the engine's own."""
-    if threading.active_count() > 1:
-        return os.fork()
-    # Python counts the threads of the engine too. Those hold nothing that a child needs.
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
-        return os.fork()
+_FinalizationError: type[RuntimeError] = getattr(builtins, "PythonFinalizationError", RuntimeError)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 import struct
 
 from . import (
     _bootstrap,
+    _pidfd,
     _procession,
     forkserver,
-    popen_fork,
     popen_spawn_posix,
     resource_tracker,
     spawn,
@@ -19,6 +18,7 @@ from .reduction import MAX_FDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _socket import socket
     from typing import Any, NoReturn
 
     from .process import BaseProcess
@@ -60,11 +60,13 @@ class Popen(popen_spawn_posix.Popen):
     def _launch(self, process_obj: BaseProcess) -> None:
         self._parcels = self._pack(process_obj)
         conversation, pid, pidfd = self._request(process_obj)
-        with conversation:
+        try:
             self._started(pid, pidfd)
             self._send_job(conversation)
+        finally:
+            conversation.close()
 
-    def _request(self, process_obj: BaseProcess) -> tuple[socket.socket, int, int]:
+    def _request(self, process_obj: BaseProcess) -> tuple[socket, int, int]:
         """Have a child forked; return the line to it, its pid and its pidfd."""
         server = forkserver._forkserver
         size = forkserver.HELLO.size
@@ -83,7 +85,7 @@ class Popen(popen_spawn_posix.Popen):
             raise OSError(f"the fork server cannot fork: {hello[1:].decode(errors='replace')}")
         raise OSError(f"the fork server has ended {TRIES} times before it had started a process")
 
-    def _send_job(self, conversation: socket.socket) -> None:
+    def _send_job(self, conversation: socket) -> None:
         streams, tracker = 0, resource_tracker._resource_tracker.inheritable_fd()
         fds = [os.pidfd_open(os.getpid())]
         try:
@@ -122,13 +124,20 @@ def _is_open(fd: int) -> bool:
     return True
 
 
-def be_the_child(seat: int, far_end: socket.socket) -> NoReturn:
-    """Be the child that the fork server has just forked: take the job and run it."""
+def be_the_child(seat: int, far_end: socket, pidfd: int | None = None) -> NoReturn:
+    """Be the child that the fork server has forked: take the job and run it.
+
+    Args:
+        seat: its place in the family.
+        far_end: where it is to speak up, and where the job comes from.
+        pidfd: of itself, if there is one already.
+    """
     code = 1
     try:
         _bootstrap.forget_parent()
-        with far_end:
-            pidfd = popen_fork.open_pidfd(os.getpid())
+        try:
+            if pidfd is None:
+                pidfd = _pidfd.open_pidfd(os.getpid())
             forkserver._send(far_end, forkserver.HELLO.pack(1, os.getpid()), [pidfd])
             os.close(pidfd)
             message, fds = forkserver._receive(far_end, JOB.size, MAX_FDS)
@@ -140,6 +149,8 @@ def be_the_child(seat: int, far_end: socket.socket) -> NoReturn:
                 if not message:
                     os._exit(1)
                 fds += more
+        finally:
+            far_end.close()
         rest = iter(fds)
         sentinel = next(rest)
         for stream in range(3):

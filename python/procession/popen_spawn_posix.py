@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 
-from . import _procession, context, popen_fork, reduction, resource_tracker, spawn
+from . import _interrupts, _procession, context, popen_fork, reduction, resource_tracker, spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Iterator
     from typing import Any
 
     from .process import BaseProcess
+else:
+    # Without the enumerations of `signal`, which take a child longer to load than the rest of this package.
+    import _signal as signal
 
 __all__ = ["Popen"]
 
@@ -83,8 +87,12 @@ class Popen(popen_fork.Popen):
             tracker=tracker,
             fds=fds,
         )
-        pid, pidfd = _procession.spawn(spawn.executable_path(), command[1:], fds)
-        self._started(pid, pidfd)
+        held = _interrupts.hold()
+        try:
+            pid, pidfd = _procession.spawn(spawn.executable_path(), command[1:], fds, blocked=[signal.SIGINT])
+            self._started(pid, pidfd)
+        finally:
+            _interrupts.allow(held)
 
 
 def parts(process_obj: BaseProcess) -> Iterator[tuple[str, object]]:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import itertools
 import os
-import signal
 from _weakrefset import WeakSet
+
+from . import _beside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Any
 
     from .popen_fork import Popen
+else:
+    # Without the enumerations of `signal`, which take a child longer to load than the rest of this package.
+    import _signal as signal
 
 __all__ = ["BaseProcess", "active_children", "current_process", "parent_process"]
 
@@ -302,11 +307,13 @@ class BaseProcess:
 
     # In the child.
 
-    def _bootstrap(self, parent_sentinel: int | None = None, *, forked: bool = False) -> int:
+    def _bootstrap(
+        self, parent_sentinel: int | None = None, *, forked: bool = False, held: set[Any] | None = None
+    ) -> int:
         """Become this process: run, clean up, and return the exit code."""
         from . import _bootstrap
 
-        return _bootstrap.run(self, parent_sentinel, forked=forked)
+        return _bootstrap.run(self, parent_sentinel, forked=forked, held=held)
 
 
 class AuthenticationString(bytes):
@@ -353,7 +360,7 @@ class _ParentProcess(BaseProcess):
         self._ended(timeout)
 
     def _ended(self, timeout: float | None) -> bool:
-        from .popen_fork import wait_readable
+        from ._pidfd import wait_readable
 
         return wait_readable(self.sentinel, timeout)
 
@@ -367,7 +374,9 @@ class _MainProcess(BaseProcess):
         self._parent_pid = None
         self._popen = None
         self._closed = False
-        self._config = {"authkey": AuthenticationString(os.urandom(32)), "daemon": False}
+        # The standard library's key, if it has one already: it may be its process, with proxies of ours sent to it.
+        key = _beside.secret() or os.urandom(32)
+        self._config = {"authkey": AuthenticationString(key), "daemon": False}
 
     def close(self) -> None:
         """Do nothing: the main process isn't ours to close."""

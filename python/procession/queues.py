@@ -13,6 +13,7 @@ from . import _procession
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, ClassVar, TypeVar
 
     from .context import BaseContext
@@ -22,6 +23,77 @@ else:
     _T = object
 
 __all__ = ["Empty", "Full", "JoinableQueue", "Queue", "SimpleQueue"]
+
+
+class _End:
+    """One end of a queue, for those who treat it as a connection. Ends of one queue are equal."""
+
+    __slots__ = ("_queue",)
+
+    def __init__(self, queue: _procession.Queue[Any]) -> None:
+        self._queue = queue
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self._queue is other._queue
+
+    def __hash__(self) -> int:
+        return hash((type(self), id(self._queue)))
+
+    @property
+    def closed(self) -> bool:
+        return self._queue._closed
+
+    def close(self) -> None:
+        self._queue.close()
+
+
+class _Reader(_End):
+    """The end to get from: `connection.wait([queue._reader])`, selectors, asyncio's `add_reader`.
+
+    Its descriptor is readable exactly while the queue has something to get, except that what
+    *another* process takes is noticed after up to 20 ms.
+    """
+
+    __slots__ = ()
+
+    def fileno(self) -> int:
+        if self.closed:
+            raise OSError(f"{self._queue!r} is closed")
+        return self._queue._readable_fd()
+
+    def _has_message(self) -> bool:
+        """Return whether there is one now, whatever the descriptor says yet; for `connection.wait`."""
+        return self._queue.qsize() > 0
+
+    def recv(self) -> Any:
+        return self._queue.get()
+
+    def poll(self, timeout: float | None = 0.0) -> bool:
+        if self.closed:
+            raise OSError(f"{self._queue!r} is closed")
+        return self._queue._poll(timeout)
+
+
+class _Writer(_End):
+    """The end to put into."""
+
+    __slots__ = ()
+
+    def send(self, obj: Any) -> None:
+        self._queue.put(obj)
+
+    def fileno(self) -> int:
+        raise OSError("the writing end of a queue has no descriptor: puts go to shared memory")
+
+
+class _EndOf:
+    """An attribute that is an end of the queue until it is set: PyTorch's queues put wrappers there."""
+
+    def __init__(self, end: Callable[[_procession.Queue[Any]], _End]) -> None:
+        self._end = end
+
+    def __get__(self, queue: _procession.Queue[Any], owner: object = None) -> Any:
+        return self._end(queue)
 
 
 class Queue(_procession.Queue[_T]):
@@ -83,13 +155,8 @@ class Queue(_procession.Queue[_T]):
         """Close the queue, for concurrent.futures."""
         self.close()
 
-    @property
-    def _reader(self) -> _Reader:
-        return _Reader(self)
-
-    @property
-    def _writer(self) -> _Writer:
-        return _Writer(self)
+    _reader = _EndOf(_Reader)
+    _writer = _EndOf(_Writer)
 
 
 def _is_of_its_own(error: Exception) -> bool:
@@ -140,67 +207,5 @@ class SimpleQueue(_procession.Queue[_T]):
             raise OSError(f"{self!r} is closed")
         return super().empty()
 
-    @property
-    def _reader(self) -> _Reader:
-        return _Reader(self)
-
-    @property
-    def _writer(self) -> _Writer:
-        return _Writer(self)
-
-
-class _End:
-    """One end of a queue, for those who treat it as a connection. Ends of one queue are equal."""
-
-    __slots__ = ("_queue",)
-
-    def __init__(self, queue: _procession.Queue[Any]) -> None:
-        self._queue = queue
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self._queue is other._queue
-
-    def __hash__(self) -> int:
-        return hash((type(self), id(self._queue)))
-
-    @property
-    def closed(self) -> bool:
-        return self._queue._closed
-
-    def close(self) -> None:
-        self._queue.close()
-
-
-class _Reader(_End):
-    """The end to get from: `connection.wait([queue._reader])`, selectors, asyncio's `add_reader`.
-
-    Its descriptor is readable exactly while the queue has something to get, except that what
-    *another* process takes is noticed after up to 20 ms.
-    """
-
-    __slots__ = ()
-
-    def fileno(self) -> int:
-        if self.closed:
-            raise OSError(f"{self._queue!r} is closed")
-        return self._queue._readable_fd()
-
-    def recv(self) -> Any:
-        return self._queue.get()
-
-    def poll(self, timeout: float | None = 0.0) -> bool:
-        if self.closed:
-            raise OSError(f"{self._queue!r} is closed")
-        return self._queue._poll(timeout)
-
-
-class _Writer(_End):
-    """The end to put into."""
-
-    __slots__ = ()
-
-    def send(self, obj: Any) -> None:
-        self._queue.put(obj)
-
-    def fileno(self) -> int:
-        raise OSError("the writing end of a queue has no descriptor: puts go to shared memory")
+    _reader = _EndOf(_Reader)
+    _writer = _EndOf(_Writer)

@@ -8,7 +8,6 @@ which is imported only then.
 from __future__ import annotations
 
 import _pickle
-import array
 import copyreg
 import os
 import sys
@@ -21,8 +20,9 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterable
     from types import ModuleType
-    from typing import Any, ClassVar
+    from typing import Any, ClassVar, TypeVar
 
+    _T = TypeVar("_T")
     Reducer = Callable[[Any], str | tuple[Any, ...]]
     Pickled = bytes | tuple[bytes, list[memoryview]]
 
@@ -32,6 +32,7 @@ __all__ = [
     "dump",
     "dumps",
     "dumps_result",
+    "freeze",
     "loads",
     "name_culprit",
     "recv_handle",
@@ -41,11 +42,10 @@ __all__ = [
     "sendfds",
 ]
 
+#: Strangers may be another version of Python: all that are supported read it.
 PROTOCOL = 5
 #: Buffers of at least this size stay outside the pickle.
 OUT_OF_BAND = 64 * 1024
-#: A pickler that made more than this isn't kept: its memo table stays as large as it grew.
-_KEPT = 1024 * 1024
 
 
 class ForkingPickler(_pickle.Pickler):
@@ -63,6 +63,7 @@ class ForkingPickler(_pickle.Pickler):
         global _snapshot
         cls._extra_reducers[type] = reduce
         _snapshot = None
+        _procession.forget_pickler_maker()
 
     @classmethod
     def dumps(cls, obj: object, protocol: int | None = None) -> bytes:
@@ -106,6 +107,18 @@ def _table() -> dict[type, Any]:
     return _merged
 
 
+def _offer_picklers() -> None:
+    """Have the extension use a pickler again and again, for as long as the table stays as it is."""
+    _table()
+    _procession.set_pickler_maker(
+        _Pickler,
+        _main_is_importable,
+        [_beside.displaced, sys.modules],
+        "multiprocessing.reduction",
+        [copyreg.dispatch_table, _beside.reducers()],
+    )
+
+
 def _lazy_reducers() -> dict[type, Any]:
     """Return our reducers for classes of modules that only some programs load."""
     sockets: Any = sys.modules.get("socket")
@@ -120,35 +133,36 @@ def _sockets_came() -> bool:
     came = any(cls not in _merged for cls in _lazy_reducers())
     if came:
         _snapshot = None
+        _procession.forget_pickler_maker()
     return came
 
 
 class _Pickler:
-    """A pickler to be used again and again: making one costs five times what using it does."""
+    """A C pickler with what it writes. The extension uses it again and again: making one is dear."""
 
-    __slots__ = ("buffers", "parts", "pickler", "write")
+    __slots__ = ("buffers", "clear_memo", "dump", "parts", "write")
 
-    def __init__(self, table: dict[type, Any]) -> None:
+    def __init__(self, whole: bool = False) -> None:
         self.parts: list[bytes] = []
         self.buffers: list[memoryview] = []
         self.write = self.parts.append
-        self.pickler = _pickle.Pickler(self, PROTOCOL, buffer_callback=self._keep_outside)
-        self.pickler.dispatch_table = table
+        keeper = None if whole else _Keeper(self.buffers)
+        pickler = _pickle.Pickler(_Sink(self.write), PROTOCOL, buffer_callback=keeper)
+        pickler.dispatch_table = _merged
+        self.dump = pickler.dump
+        self.clear_memo = pickler.clear_memo
 
-    def _keep_outside(self, buffer: _pickle.PickleBuffer) -> bool:
+
+class _Keeper:
+    """Takes large buffers out of a pickle."""
+
+    __slots__ = ("buffers",)
+
+    def __init__(self, buffers: list[memoryview]) -> None:
+        self.buffers = buffers
+
+    def __call__(self, buffer: _pickle.PickleBuffer) -> bool:
         return not _outside(buffer, self.buffers)
-
-    def dump(self, obj: object) -> Pickled:
-        self.pickler.dump(obj)
-        self.pickler.clear_memo()
-        parts, buffers = self.parts, self.buffers
-        data = parts[0] if len(parts) == 1 else b"".join(parts)
-        parts.clear()
-        if not buffers:
-            return data
-        outside = buffers.copy()
-        buffers.clear()
-        return data, outside
 
 
 def _outside(buffer: _pickle.PickleBuffer, outside: list[memoryview]) -> bool:
@@ -163,11 +177,6 @@ def _outside(buffer: _pickle.PickleBuffer, outside: list[memoryview]) -> bool:
     return True
 
 
-#: Picklers that nobody uses at the moment. Taking one off a list is one step, so that neither
-#: threads nor reducers that pickle nor a fork in between can make two users of one.
-_idle: list[_Pickler] = []
-
-
 def dumps(obj: object, *, by_value: bool = True) -> Pickled:
     """Return the pickle of `obj`; with large buffers in it, the pickle and the buffers.
 
@@ -179,28 +188,39 @@ def dumps(obj: object, *, by_value: bool = True) -> Pickled:
         PicklingError, TypeError, AttributeError: or whatever else the object's own reducer
             raises, if it can't be pickled.
     """
-    table = _table()
+    # The extension comes here with what it can't do by itself; it may be able to again.
+    _offer_picklers()
+    pickler = _Pickler()
     try:
-        pickler = _idle.pop()
-        if pickler.pickler.dispatch_table is not table:
-            pickler = _Pickler(table)
-    except IndexError:
-        pickler = _Pickler(table)
-    try:
-        pickled = pickler.dump(obj)
+        pickler.dump(obj)
     except (PickleError, AttributeError, TypeError) as error:
         if _sockets_came():
             return dumps(obj, by_value=by_value)
         if by_value:
             return _second_try(obj, error)
         raise
-    data = pickled if isinstance(pickled, bytes) else pickled[0]
-    if len(data) < _KEPT:
-        _idle.append(pickler)
+    data = b"".join(pickler.parts)
     if by_value and b"__main__" in data and not _main_is_importable():
         instead = _by_value(obj)
-        return pickled if instead is None else instead
-    return pickled
+        if instead is not None:
+            return instead
+    return (data, pickler.buffers) if pickler.buffers else data
+
+
+def freeze(obj: _T) -> _T:
+    """Return a copy of `obj` whose large buffers (64 KiB and more) lie in shared memory and are read-only.
+
+    For what many processes are to read: an array, a data frame, a dict of arrays. It is copied once,
+    here; then it is sent, and sent on by its receivers, in microseconds, whatever its size: in
+    arguments, through queues and pipes, to pools and back. No process can write to it, so each has
+    what it would have of a copy. The memory is given back when the last process has let go of it.
+
+    Raises:
+        MemoryError: there is no room for the copy.
+        PicklingError, TypeError, AttributeError: or whatever else the object's own reducer raises, if
+            it can't be pickled.
+    """
+    return _procession.freeze(obj)
 
 
 def dumps_result(obj: object) -> Pickled:
@@ -209,12 +229,18 @@ def dumps_result(obj: object) -> Pickled:
     By value only if the main module can't be imported: a program in a file that returns a
     lambda is told so, as with the standard library.
     """
-    return dumps(obj, by_value=not _main_is_importable())
+    return dumps(obj, by_value=not _main_has_a_name())
 
 
 def loads(data: Any, buffers: Iterable[Any] | None = None) -> Any:
     """Return the object of a pickle and its buffers."""
     return _pickle.loads(data, buffers=buffers)
+
+
+def dumps_whole(obj: object) -> bytes:
+    """Return the pickle of `obj` in one piece, for a stranger, where the extension can't make it."""
+    _offer_picklers()
+    return _dump_whole(obj, PROTOCOL)
 
 
 def _dump_whole(obj: object, protocol: int) -> bytes:
@@ -288,6 +314,8 @@ def _make_cloud_pickler(cloudpickle: ModuleType) -> Any:
     from collections import ChainMap
     from types import FunctionType
 
+    from . import _inherited
+
     class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc, name-defined]
         """cloudpickle, with our reducers, which leaves to name what the child can import."""
 
@@ -305,7 +333,16 @@ def _make_cloud_pickler(cloudpickle: ModuleType) -> Any:
                 and _found_by_name(obj)
             ):
                 return NotImplemented
-            return super().reducer_override(obj)
+            reduced = super().reducer_override(obj)
+            if (
+                not self._importable
+                and isinstance(reduced, tuple)
+                and len(reduced) == 6
+                and isinstance(obj, (type, FunctionType))
+                and obj.__module__ in ("__main__", "__mp_main__")
+            ):
+                return _inherited.reduce(obj, reduced)
+            return reduced
 
     return CloudPickler
 
@@ -318,10 +355,30 @@ def _found_by_name(obj: Any) -> bool:
 
 
 _judged: tuple[Any, bool] | None = None
+_main_stays_behind = False
+
+
+def leave_main_behind() -> None:
+    """Note that there are children that don't run the main module: it is the `__main__` of a package, folder or zip."""
+    global _main_stays_behind
+    _main_stays_behind = True
+
+
+def before_fork() -> None:
+    """Note what a child that is about to be forked has already."""
+    if not _main_is_importable():
+        from . import _inherited
+
+        _inherited.note()
 
 
 def _main_is_importable() -> bool:
     """Return whether a child can import the main module: not so at a prompt or in a notebook."""
+    return not _main_stays_behind and _main_has_a_name()
+
+
+def _main_has_a_name() -> bool:
+    """Return whether the main module comes from somewhere, be it what children don't run."""
     global _judged
     main = sys.modules.get("__main__")
     if hasattr(sys, "ps1"):
@@ -368,6 +425,7 @@ MAX_FDS = 253
 
 def sendfds(sock: socket.socket, fds: Iterable[int]) -> None:
     """Send descriptors over an AF_UNIX socket."""
+    import array
     import socket
 
     numbers = array.array("i", fds)
@@ -382,6 +440,7 @@ def recvfds(sock: socket.socket, size: int) -> list[int]:
         EOFError: if the other end is closed.
         RuntimeError: if something else was sent.
     """
+    import array
     import socket
 
     numbers = array.array("i")
@@ -455,4 +514,5 @@ class AbstractReducer:
     DupFd = staticmethod(DupFd)
 
 
-_procession.set_pickler(dumps, loads)
+_procession.set_pickler(dumps, _pickle.loads)
+_offer_picklers()

@@ -12,6 +12,7 @@ import secrets
 import socket
 import struct
 import threading
+import time
 
 from . import reduction
 
@@ -19,6 +20,8 @@ __all__ = ["DupFd", "stop"]
 
 #: The size of the key of a descriptor.
 KEY = 16
+#: Seconds after which a peer is admitted again that could not be.
+PAUSE = 0.05
 _CREDENTIALS = struct.Struct("=iII")
 
 
@@ -106,7 +109,11 @@ class _ResourceSharer:
             try:
                 sock, _address = listener.accept()
             except OSError:
-                return  # closed
+                if listener.fileno() < 0:
+                    return  # closed
+                # No descriptor is left, say: whoever has asked waits in the queue until there is.
+                time.sleep(PAUSE)
+                continue
             with sock:
                 try:
                     if self._answer(sock):

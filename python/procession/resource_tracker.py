@@ -9,18 +9,19 @@ other end of its pipe, however they end, and then cleans up.
 from __future__ import annotations
 
 import os
-import select
-import signal
 import sys
 import threading
-import warnings
 
 from . import process, spawn, util
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Callable
     from typing import NoReturn
+else:
+    # Without the enumerations of `signal`, which take a child longer to load than the rest of this package.
+    import _signal as signal
 
 __all__ = ["ensure_running", "register", "unregister"]
 
@@ -81,6 +82,8 @@ class ResourceTracker:
                 if self._check_alive():
                     return
                 self._collect()
+                import warnings
+
                 warnings.warn(
                     "resource_tracker: process died unexpectedly, relaunching.  Some resources might leak.",
                     stacklevel=2,
@@ -186,6 +189,8 @@ def main(fd: int, waits_for: int | None = None) -> NoReturn:
             if not _note(line, kept):
                 code = 3
     if waits_for is not None:
+        import select
+
         select.select([waits_for], [], [])
         _forget_the_cleaned(kept)
     for rtype, names in kept.items():
@@ -232,4 +237,6 @@ def _clean(rtype: str, names: list[str]) -> None:
 
 
 def _warn(message: str) -> None:
+    import warnings
+
     warnings.warn(message, UserWarning, stacklevel=1)

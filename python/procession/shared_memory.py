@@ -93,6 +93,8 @@ class SharedMemory:
     _prepend_leading_slash: ClassVar[bool] = True
     _track: bool = True
     _untrack: bool = True
+    #: Also for one that is collected when the interpreter has cleared this module.
+    _close_descriptor = staticmethod(os.close)
 
     def __init__(
         self,
@@ -172,7 +174,7 @@ class SharedMemory:
             self._mmap = None
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
-            os.close(fd)
+            self._close_descriptor(fd)
 
     def unlink(self) -> None:
         """Remove the name. The memory is freed once all who are attached have detached.

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from . import heap
+from . import _procession, heap
 
 if TYPE_CHECKING:
     from .context import BaseContext
@@ -291,13 +291,11 @@ class _Carried:
         return reduce_ctype(self._obj)
 
 
-class Synchronized(SynchronizedBase[_T]):
+class Synchronized(_procession.Guarded, SynchronizedBase[_T]):
     """A number, a byte or a pointer, with a lock.
 
     Note that ``v.value += 1`` is two accesses: hold the lock round it.
     """
-
-    value: Any = make_property("value")
 
 
 class SynchronizedArray(SynchronizedBase[_T]):

@@ -10,6 +10,7 @@ from . import _beside, _procession, context, process, util
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any, NoReturn
 
 __all__ = [
@@ -105,7 +106,7 @@ def _find_package() -> str:
     package = __package__ or ""
     place = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     return (
-        "import sys; from importlib.machinery import PathFinder; "
+        "import sys; from _frozen_importlib_external import PathFinder; "
         f"sys.meta_path.insert(0, type({package!r}, (), {{'find_spec': staticmethod("
         f"lambda name, path=None, target=None: PathFinder.find_spec(name, [{place!r}]) "
         f"if name == {package!r} else None)}}))"
@@ -131,13 +132,19 @@ def spawn_main(
         tracker: the descriptor of the resource tracker's pipe, if it runs.
         fds: all descriptors that were given to us.
     """
-    from . import _bootstrap, popen_fork, resource_tracker
+    from . import _interrupts
+
+    _interrupts.ending()
+    from . import _bootstrap, _pidfd
 
     forget_finder()
     close_others(fds)
     _procession.join_family(arena, seat)
-    parent_sentinel = popen_fork.pidfd_of_parent(parent)
-    resource_tracker._resource_tracker.inherit(tracker)
+    parent_sentinel = _pidfd.pidfd_of_parent(parent)
+    if tracker is not None:
+        from . import resource_tracker
+
+        resource_tracker._resource_tracker.inherit(tracker)
     _bootstrap.end(run(prep, task, parent_sentinel), seat)
 
 
@@ -171,7 +178,7 @@ def run(prep: str, task: str, parent_sentinel: int) -> int:
     except SystemExit as exit:
         return _bootstrap._exit_status(exit)
     except BaseException:
-        from .popen_fork import wait_readable
+        from ._pidfd import wait_readable
 
         # What a parent has packed goes with it: no wonder then, and nobody to tell.
         if not wait_readable(parent_sentinel, 0):
@@ -231,6 +238,10 @@ def get_preparation_data(name: str) -> dict[str, Any]:
     main_path = getattr(main, "__file__", None)
     if main_name is not None:
         data["init_main_from_name"] = main_name
+        if _runs_unguarded(main_name):
+            from . import reduction
+
+            reduction.leave_main_behind()
     elif main_path is not None:
         if not os.path.isabs(main_path) and process.ORIGINAL_DIR is not None:
             main_path = os.path.join(process.ORIGINAL_DIR, main_path)
@@ -248,20 +259,33 @@ def _working_directory() -> str | None:
 
 def surroundings() -> dict[str, Any]:
     """Return what a child inherits from its parent, for one whose parent is the fork server."""
-    umask = None
-    with open("/proc/self/status", "rb") as status:
-        for line in status:
-            if line.startswith(b"Umask:"):
-                umask = int(line.split()[1], 8)
-                break
     return {
-        "environ": dict(os.environb),
-        "umask": umask,
+        "environ": dict(_environment()),
+        "umask": _umask(),
         "affinity": os.sched_getaffinity(0),
     }
 
 
+def _umask() -> int | None:
+    """Return the umask, which `os.umask` can't tell without a change to it that other threads would see."""
+    fd = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        status = os.read(fd, 1024)
+    finally:
+        os.close(fd)
+    _before, found, rest = status.partition(b"\nUmask:")
+    return int(rest.split(None, 1)[0], 8) if found else None
+
+
+def _environment() -> Mapping[bytes, bytes]:
+    """Return the environment: what is behind `os.environb`, if it can be had, which is much faster to copy."""
+    behind = getattr(os.environb, "_data", None)
+    return behind if type(behind) is dict else os.environb
+
+
 def _adopt_environment(wanted: dict[bytes, bytes]) -> None:
+    if _environment() == wanted:
+        return
     for name in [name for name in os.environb if name not in wanted]:
         del os.environb[name]
     for name, value in wanted.items():
@@ -311,6 +335,15 @@ def prepare(data: dict[str, Any]) -> None:
         _fixup_main_from_name(data["init_main_from_name"])
     elif "init_main_from_path" in data:
         _fixup_main_from_path(data["init_main_from_path"])
+    else:
+        _share_globals()
+
+
+def _share_globals() -> None:
+    """Have what the main module defines arrive by value, as it can't be imported."""
+    from . import _inherited
+
+    _inherited.share_globals()
 
 
 # The main module, which a child imports under the name __mp_main__.
@@ -319,10 +352,15 @@ def prepare(data: dict[str, Any]) -> None:
 old_main_modules: list[types.ModuleType] = []
 
 
+def _runs_unguarded(mod_name: str) -> bool:
+    # The __main__ of a package or a zip file has the guard by its name already.
+    return mod_name == "__main__" or mod_name.endswith(".__main__")
+
+
 def _fixup_main_from_name(mod_name: str) -> None:
     """Import what the parent ran as `python -m mod_name`."""
-    # The __main__ of a package or a zip file has the guard by its name already.
-    if mod_name == "__main__" or mod_name.endswith(".__main__"):
+    if _runs_unguarded(mod_name):
+        _share_globals()
         return
     main = sys.modules["__main__"]
     if getattr(getattr(main, "__spec__", None), "name", None) == mod_name:
@@ -366,13 +404,14 @@ def read_code(path: str) -> types.CodeType:
     """Return the code of a script, in source or compiled form."""
     with open(path, "rb") as file:
         source = file.read()
-    from importlib.util import MAGIC_NUMBER
+    if source[2:4] == b"\r\n":  # as all of Python's magic numbers end
+        from importlib.util import MAGIC_NUMBER
 
-    if source.startswith(MAGIC_NUMBER):
-        import marshal
+        if source.startswith(MAGIC_NUMBER):
+            import marshal
 
-        compiled: types.CodeType = marshal.loads(source[16:])
-        return compiled
+            compiled: types.CodeType = marshal.loads(source[16:])
+            return compiled
     return compile(source, path, "exec", dont_inherit=True)
 
 

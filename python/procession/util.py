@@ -5,18 +5,21 @@ from __future__ import annotations
 import atexit
 import itertools
 import os
-import signal
 import sys
 import threading
 import weakref
 
-from . import process
+from . import _procession, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
+    import signal
     from collections.abc import Callable, Iterable, Mapping
     from typing import Any
+else:
+    # Without the enumerations of `signal`, which take a child longer to load than the rest of this package.
+    import _signal as signal
 
 __all__ = [
     "SUBDEBUG",
@@ -26,12 +29,14 @@ __all__ = [
     "ForkAwareThreadLock",
     "close_all_fds_except",
     "debug",
+    "get_deadlock_timeout",
     "get_logger",
     "get_temp_dir",
     "info",
     "is_exiting",
     "log_to_stderr",
     "register_after_fork",
+    "set_deadlock_timeout",
     "sub_debug",
     "sub_warning",
 ]
@@ -106,6 +111,51 @@ def log_to_stderr(level: int | str | None = None) -> logging.Logger:
         logger.setLevel(level)
     _log_to_stderr = True
     return logger
+
+
+# Waits that take long.
+
+
+def set_deadlock_timeout(seconds: float | None) -> None:
+    """Set after how long a wait is reported, for all processes of this family.
+
+    A thread that has waited so long for a lock says so on the package's logger, as a warning: who
+    holds the lock (process and thread), who else waits, and where it waits itself. Two or more
+    threads that wait for each other's locks in a circle, and a thread that waits for a `Lock` it
+    holds itself, are reported within about a second. Each wait is reported once. Until a handler is
+    configured, warnings go to standard error.
+
+    Until this is called, what can be held (`Lock`, `RLock`, `BoundedSemaphore`) is reported after 30
+    seconds. Afterwards waits for other semaphores, conditions, events, barriers and in
+    `JoinableQueue.join` are reported as well. `PROCESSION_DEADLOCK_TIMEOUT` in the environment, a
+    number of seconds or "off", does the same from outside.
+
+    Args:
+        seconds: more than 0; None for no reports at all, of circles neither.
+
+    Raises:
+        ValueError: `seconds` is 0 or less.
+    """
+    _procession.set_deadlock_timeout(seconds)
+
+
+def get_deadlock_timeout() -> float | None:
+    """Return after how many seconds the wait for a lock is reported; None is never."""
+    return _procession.deadlock_timeout()
+
+
+def _report_wait(text: str) -> None:
+    """Log what the engine found out about a wait of the calling thread, which goes on."""
+    import linecache
+
+    frame = sys._getframe(1)
+    package = os.path.dirname(__file__)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
+        frame = frame.f_back
+    name, line = frame.f_code.co_filename, frame.f_lineno
+    source = linecache.getline(name, line).strip()
+    place = f'\n  here: File "{name}", line {line}, in {frame.f_code.co_name}'
+    get_logger().warning("%s%s%s", text, place, f"\n    {source}" if source else "")
 
 
 # Sockets and temporary files.
@@ -416,8 +466,10 @@ def start_server(command: list[Any], passfds: Iterable[int], ignored: Iterable[i
 
     It has to call `ignore_signals` with the same ones. Return its pid.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ignored)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
+        # Raises what the handler of one that came just before does, when it has blocked the next.
+        signal.pthread_sigmask(signal.SIG_BLOCK, ignored)
         return spawnv_passfds(command[0], command, passfds)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -430,12 +482,25 @@ def ignore_signals(ignored: Iterable[int]) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
+#: The flags in `sys.flags` that an option without more sets, and the option.
+_OPTIONS = {"optimize": "O", "debug": "d", "dont_write_bytecode": "B", "no_site": "S", "verbose": "v", "quiet": "q"}
+
+
 def _args_from_interpreter_flags() -> list[str]:
     """Return the command-line options that give a new interpreter the flags of this one."""
-    import subprocess
+    flags = sys.flags
+    if sys.warnoptions or sys._xoptions or flags.dev_mode or flags.bytes_warning:
+        # Knows what each version passes on of these. To load it takes longer than to start a process.
+        import subprocess
 
-    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    return flags
+        known: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+        return known
+    options = [f"-{option * getattr(flags, name)}" for name, option in _OPTIONS.items() if getattr(flags, name) > 0]
+    if flags.isolated:
+        options.append("-I")
+    else:
+        options += ["-E"] * flags.ignore_environment + ["-s"] * flags.no_user_site + ["-P"] * flags.safe_path
+    return options
 
 
 def _cleanup_tests() -> None:

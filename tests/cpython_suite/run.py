@@ -314,7 +314,15 @@ def run_method(standin: StandIn, method: str, options: argparse.Namespace) -> tu
     print(row("all", total, sum(result.left_out for result in results), time.monotonic() - began))
     problems = sum(len(result.problems) for result in results)
     bad = total["failed"] + total["error"] + total["hung"] + problems
-    print(f"{method}: {'FAILED' if bad else 'ok'}" + (f", {problems} problems besides the tests'" if problems else ""))
+    # One line that can be found in a long log.
+    print(
+        f"CPython's tests: Python {platform.python_version()} by {method}: {'FAILED' if bad else 'ok'}, "
+        + ", ".join(f"{total[status]} {status}" for status in STATUSES)
+        + f", {sum(result.left_out for result in results)} not applicable"
+        + (f", {problems} problems besides the tests'" if problems else "")
+        + f"; {time.monotonic() - began:.0f} s",
+        flush=True,
+    )
     if options.standard:
         record_skipped(
             method, {f"{r.name}.{test}" for r in results for test, o in r.outcomes.items() if o[0] == "skipped"}

@@ -27,13 +27,14 @@
 
 mod errors;
 mod frame;
+mod mailbox;
 mod receive;
 mod send;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use procession_shm::{Patience, WaitError};
@@ -43,6 +44,7 @@ use procession_sys::thread;
 
 pub use errors::{RecvError, SendError};
 use frame::Incoming;
+pub use mailbox::{Mailbox, Ticket};
 pub use receive::{Received, ReceivedInto};
 
 /// The tag of a parcel that stands for plain bytes. They are its only buffer.
@@ -65,6 +67,8 @@ pub struct Connection {
     /// A receive was given up when part of its message was here: the next one goes on with it.
     half: Mutex<Option<Incoming>>,
     has_half: AtomicBool,
+    /// Through which short messages go. Part of a connection of requests and answers alone.
+    mailbox: OnceLock<Mailbox>,
 }
 
 /// The two ends of a new channel.
@@ -101,6 +105,7 @@ impl Connection {
             torn: false.into(),
             half: Mutex::new(None),
             has_half: false.into(),
+            mailbox: OnceLock::new(),
         }
     }
 
@@ -167,6 +172,11 @@ impl Connection {
     pub fn poll(&self, patience: &mut Patience<'_>) -> Result<bool, RecvError> {
         if !self.is_readable() {
             return Err(RecvError::NotReadable);
+        }
+        if let Some(mailbox) = self.mailbox.get()
+            && mailbox.has_come(patience)
+        {
+            return Ok(true);
         }
         let look = || Ok(poll::readable(self.fd(), Some(Duration::ZERO))?.then_some(()));
         match self.attempt(patience, poll::readable, look) {

@@ -25,12 +25,20 @@ impl ExitStatus {
         }
     }
 
-    /// What [`code_like_python`](Self::code_like_python) gave of a known one.
+    /// Of what is [noted](note) in a child's entry.
     pub(crate) fn from_noted(noted: i32) -> ExitStatus {
         if noted < 0 {
-            ExitStatus::Signal(-noted)
+            ExitStatus::Signal(-noted % DUMPED)
         } else {
             ExitStatus::Code(noted)
+        }
+    }
+
+    /// The name of the signal that ended it, such as `SIGKILL`. Real-time signals have none.
+    pub fn signal_name(self) -> Option<&'static str> {
+        match self {
+            ExitStatus::Signal(signal) => signal_name(signal),
+            _ => None,
         }
     }
 
@@ -42,11 +50,25 @@ impl ExitStatus {
 
 impl From<Ended> for ExitStatus {
     fn from(ended: Ended) -> ExitStatus {
-        match ended {
-            Ended::Exited(code) => ExitStatus::Code(code),
-            Ended::Killed(signal) => ExitStatus::Signal(signal),
-        }
+        ExitStatus::from_noted(note(ended))
     }
+}
+
+/// Stands with a noted signal when memory was dumped. Signals are below.
+const DUMPED: i32 = 128;
+
+/// How a child ended, as one number for its entry: the code, or the signal's number below zero.
+pub(crate) fn note(ended: Ended) -> i32 {
+    match ended {
+        Ended::Exited(code) => code,
+        Ended::Killed(signal) => -signal,
+        Ended::Dumped(signal) => -(signal + DUMPED),
+    }
+}
+
+/// Whether the child left an image of its memory, by what is [noted](note).
+pub(crate) fn noted_dump(noted: i32) -> bool {
+    noted < -DUMPED
 }
 
 impl fmt::Display for ExitStatus {
@@ -115,6 +137,16 @@ mod tests {
             ExitStatus::Signal(9),
         ] {
             assert_eq!(ExitStatus::from_noted(status.code_like_python()), status);
+        }
+        for (ended, status, dumped) in [
+            (Ended::Exited(255), ExitStatus::Code(255), false),
+            (Ended::Killed(64), ExitStatus::Signal(64), false),
+            (Ended::Dumped(1), ExitStatus::Signal(1), true),
+            (Ended::Dumped(64), ExitStatus::Signal(64), true),
+        ] {
+            let noted = note(ended);
+            let read = (ExitStatus::from_noted(noted), noted_dump(noted));
+            assert_eq!(read, (status, dumped));
         }
         assert_eq!(ExitStatus::Signal(15).code_like_python(), -15);
         assert!(ExitStatus::Code(0).success() && !ExitStatus::Unknown.success());

@@ -5,32 +5,60 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::io::{self, PipeReader, PipeWriter};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use procession_shm::{
     Arena, ArenaError, ArenaStats, Gone, Handle, HeldStill, Kind, MemberId, MemberInfo,
     MembersFull, Role, Shared,
 };
-use procession_sys::{fork_hooks, thread};
+use procession_sys::process::{self, Forked};
+use procession_sys::{fork_hooks, liveness, poll, thread};
 
 static FAMILY: OnceLock<Family> = OnceLock::new();
 /// Guards the making of the family: two threads must not make two.
 static MAKING: Mutex<()> = Mutex::new(());
 
-/// When members without parents were last looked for, in milliseconds of `CLOCK`.
+/// When members without parents were last looked for, in milliseconds of the machine's clock.
 static ORPHANS_AT: AtomicU64 = AtomicU64::new(0);
-static CLOCK: OnceLock<Instant> = OnceLock::new();
 const ORPHANS_EVERY: u64 = 100;
 
 thread_local! {
-    /// The seat of the child that this thread is about to fork.
-    static PENDING: Cell<Option<Seat>> = const { Cell::new(None) };
+    /// The child that this thread is about to fork.
+    static PENDING: Cell<Option<Pending>> = const { Cell::new(None) };
     /// Keeps the table of what this process holds still across a fork, so that the child finds it whole.
-    static ACROSS_FORK: RefCell<Option<HeldStill<'static>>> = const { RefCell::new(None) };
+    static ACROSS_FORK: RefCell<Option<Crossing>> = const { RefCell::new(None) };
+}
+
+/// A fork that this thread is in the middle of.
+#[derive(Debug)]
+struct Crossing {
+    held: HeldStill<'static>,
+    child: Expected,
+}
+
+/// How the child comes by a hold of its own on what it has a copy of.
+#[derive(Debug)]
+enum Expected {
+    /// Its parent has seen to that.
+    Announced,
+    /// It sees to that itself. The end of this pipe is seen when it has, or is gone; without a descriptor
+    /// left there is no pipe.
+    Unannounced(Option<(PipeReader, PipeWriter)>),
+}
+
+/// For so long a fork waits for a child that nobody announced. Far longer than it takes, unless the
+/// child was stopped right at its start.
+const CHILD_HOLDS_WITHIN: Duration = Duration::from_secs(2);
+
+/// What a child that is about to be forked will be.
+#[derive(Debug, Clone, Copy)]
+enum Pending {
+    Seated(Seat),
+    Spare,
 }
 
 /// A place in the family kept for a child that is about to start.
@@ -120,6 +148,8 @@ pub fn family() -> Result<&'static Family, FamilyError> {
         return Ok(family);
     }
     let arena = Arena::new().map_err(FamilyError::Memory)?;
+    let setting = crate::diagnostics::setting_from_environment();
+    arena.shared_setting().store(setting, Ordering::Relaxed);
     let me = arena.enroll("main").map_err(FamilyError::Full)?;
     found(arena, me)
 }
@@ -179,6 +209,11 @@ impl Family {
         self.arena.members()
     }
 
+    /// What a member is called; also one that has ended, until its place is taken again.
+    pub(crate) fn member_name(&'static self, id: MemberId) -> Option<String> {
+        self.arena.member(id).map(|member| member.name)
+    }
+
     /// What the shared memory holds.
     pub fn stats(&self) -> ArenaStats {
         self.arena.stats()
@@ -213,7 +248,37 @@ pub fn child_started(seat: Seat, pid: u32) {
 /// The calling thread is about to fork: the child takes this seat, and holds all that this process
 /// holds. Undone by [`fork_done`].
 pub fn fork_with(seat: Seat) {
-    PENDING.set(Some(seat));
+    PENDING.set(Some(Pending::Seated(seat)));
+}
+
+/// The calling thread is about to fork a spare: a child that has no place in the family until it is
+/// given one by [`lend_to`] here and [`take_seat`] there. Until then it may use nothing that is
+/// shared, and ends without [`leave`]. Undone by [`fork_done`].
+pub fn fork_spare() {
+    PENDING.set(Some(Pending::Spare));
+}
+
+/// Gives a seat, which a spare of this process is to take, a reference to all that this process holds.
+pub fn lend_to(seat: Seat) {
+    if let Some(family) = FAMILY.get() {
+        family.arena.hold_still().lend(family.me(), seat.0);
+    }
+}
+
+/// In a spare: takes the seat. What this process holds, as a copy of its parent, it holds itself now.
+///
+/// # Errors
+/// When the seat was given up: this process is to end.
+pub fn take_seat(seat: Seat) -> Result<(), FamilyError> {
+    let family = family()?;
+    let mut held = family.arena.hold_still();
+    if !family.arena.take_seat(seat.0) {
+        return Err(FamilyError::SeatLost);
+    }
+    let parent = family.me();
+    family.me.store(seat.0.to_raw(), Ordering::Relaxed);
+    held.inherit(parent, seat.0);
+    Ok(())
 }
 
 /// The fork is over, in the parent; or it failed.
@@ -221,10 +286,48 @@ pub fn fork_done() {
     PENDING.set(None);
 }
 
-/// This process ends in good order: others may see that, and what it holds goes back now.
+/// Forks, with this seat for the child; returns in both: the child's pid and a descriptor of it in the
+/// parent, `None` in the child.
+///
+/// # Errors
+/// `EAGAIN` at the limit of processes, `ENOMEM`; `EMFILE` when no descriptor is left, and then the child
+/// has been ended again. The seat is still the caller's to cancel.
+pub fn fork_child(seat: Seat) -> io::Result<Option<(u32, OwnedFd)>> {
+    fork_with(seat);
+    let forked = process::fork();
+    fork_done();
+    let Forked::Parent { child } = forked? else {
+        return Ok(None);
+    };
+    match process::open_pidfd(child) {
+        Ok(pidfd) => {
+            child_started(seat, child);
+            Ok(Some((child, pidfd)))
+        }
+        Err(error) => {
+            process::abandon(child);
+            Err(error)
+        }
+    }
+}
+
+/// This process ends in good order, with nothing of the program's to run any more on this thread. If it
+/// has no other, what it holds goes back now; else when it has ended, as by [`leave_at_end`].
 pub fn leave() {
     if let Some(family) = FAMILY.get() {
-        family.arena.leave(family.me());
+        if liveness::has_one_thread() {
+            family.arena.leave(family.me());
+        } else {
+            family.arena.leave_at_end(family.me());
+        }
+    }
+}
+
+/// This process ends in good order: others may see that. What it holds goes back when it has ended,
+/// for until then threads and destructors of it may be at work on that.
+pub fn leave_at_end() {
+    if let Some(family) = FAMILY.get() {
+        family.arena.leave_at_end(family.me());
     }
 }
 
@@ -233,7 +336,7 @@ pub fn leave() {
 pub fn reap(member: MemberId) {
     let Some(family) = FAMILY.get() else { return };
     family.arena.reap(family.me(), member);
-    let now = CLOCK.get_or_init(Instant::now).elapsed().as_millis() as u64;
+    let now = thread::monotonic_nanoseconds() / 1_000_000;
     let last = ORPHANS_AT.load(Ordering::Relaxed);
     let due = now.saturating_sub(last) >= ORPHANS_EVERY || last == 0;
     if due
@@ -269,43 +372,80 @@ pub fn exit_status(seat: Seat) -> Option<i32> {
 
 extern "C" fn before_fork() {
     let Some(family) = FAMILY.get() else { return };
-    let held = family.arena.hold_still();
-    if let Some(seat) = PENDING.get() {
+    let mut held = family.arena.hold_still();
+    held.separate(family.me());
+    let child = match PENDING.get() {
         // On the child's behalf, before this process can let go of anything.
-        held.lend(family.me(), seat.0);
-    }
+        Some(Pending::Seated(seat)) => {
+            held.lend(family.me(), seat.0);
+            Expected::Announced
+        }
+        None if held.is_something() => Expected::Unannounced(io::pipe().ok()),
+        Some(Pending::Spare) | None => Expected::Announced,
+    };
     // A thread that is ending has no such place any more; then the table is held for a moment only.
-    let _ = ACROSS_FORK.try_with(|across| across.replace(Some(held)));
+    let _ = ACROSS_FORK.try_with(|across| across.replace(Some(Crossing { held, child })));
+}
+
+fn crossing() -> Option<Crossing> {
+    let across = ACROSS_FORK.try_with(|across| across.replace(None));
+    across.ok().flatten()
 }
 
 extern "C" fn after_fork_in_parent() {
-    let _ = ACROSS_FORK.try_with(|across| across.replace(None));
+    let Some(Crossing { mut held, child }) = crossing() else {
+        return;
+    };
+    let Expected::Unannounced(word) = child else {
+        return;
+    };
+    // Until the child has a hold of its own, nothing may go that it has a copy of.
+    let holds = word.is_some_and(|(reader, writer)| {
+        drop(writer);
+        has_ended(&reader, CHILD_HOLDS_WITHIN)
+    });
+    if !holds {
+        held.keep_private();
+    }
+}
+
+/// Whether nobody has the other end of this pipe any more, or not within this time.
+fn has_ended(reader: &PipeReader, within: Duration) -> bool {
+    let until = Instant::now() + within;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        match poll::readable(reader.as_fd(), Some(left)) {
+            // A signal, perhaps.
+            Ok(false) if !left.is_zero() => {}
+            Ok(ended) => return ended,
+            Err(_) => return false,
+        }
+    }
 }
 
 extern "C" fn after_fork_in_child() {
     thread::forget_after_fork();
-    let held = ACROSS_FORK
-        .try_with(|across| across.replace(None))
-        .ok()
-        .flatten();
-    let (Some(family), Some(mut held)) = (FAMILY.get(), held) else {
+    let (Some(family), Some(Crossing { mut held, child })) = (FAMILY.get(), crossing()) else {
         return;
     };
     let parent = family.me();
-    if let Some(Seat(id)) = PENDING.replace(None)
-        && family.arena.take_seat(id)
-    {
-        family.me.store(id.to_raw(), Ordering::Relaxed);
-        held.inherit(parent, id);
-        return;
+    match PENDING.replace(None) {
+        Some(Pending::Spare) => return,
+        Some(Pending::Seated(Seat(id))) if family.arena.take_seat(id) => {
+            family.me.store(id.to_raw(), Ordering::Relaxed);
+            held.inherit(parent, id);
+            return;
+        }
+        _ => {}
     }
-    // A fork that was not ours: a member of its own, which holds what its parent held if that is
-    // still there. With no place free it goes on under its parent's name.
+    // A fork that was not ours: a member of its own, which holds what its parent holds, who waits for
+    // that. With no place free it goes on under its parent's name.
     if let Ok(id) = family.arena.enroll("forked") {
         held.lend(parent, id);
         family.me.store(id.to_raw(), Ordering::Relaxed);
         held.inherit(parent, id);
     }
+    drop(child);
 }
 
 /// A counted reference of this process to an object of the arena.

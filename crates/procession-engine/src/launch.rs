@@ -34,6 +34,7 @@
 
 mod errors;
 pub(crate) mod start;
+pub(crate) mod surroundings;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -52,6 +53,8 @@ use crate::zygote::{self, Forkling, ServerError};
 
 pub use errors::{EntryError, LaunchError};
 use start::Start;
+use surroundings::Prepared;
+pub use surroundings::{Pipes, Standard, Surroundings};
 
 /// As many descriptors as one launch can pass on.
 pub const MOST_FDS: usize = 200;
@@ -171,13 +174,37 @@ pub fn launch(request: &LaunchRequest<'_>) -> Result<Child, LaunchError> {
 /// # Errors
 /// As [`launch`].
 pub fn launch_stored(request: &LaunchRequest<'_>, payload: Parcel) -> Result<Child, LaunchError> {
+    launch_stored_in(request, payload, &Surroundings::default()).map(|(child, _)| child)
+}
+
+/// As [`launch`], with other surroundings than this process's. Gives this process's ends of the pipes that
+/// were asked for, as standard input, output and error.
+///
+/// # Errors
+/// As [`launch`]; and for a folder, a variable or a descriptor that the child can't be given.
+pub fn launch_in(
+    request: &LaunchRequest<'_>,
+    surroundings: &Surroundings,
+) -> Result<(Child, Pipes), LaunchError> {
+    may_launch(request)?;
+    let parcel = Parcel::store(request.payload).map_err(LaunchError::Payload)?;
+    launch_stored_in(request, parcel, surroundings)
+}
+
+fn launch_stored_in(
+    request: &LaunchRequest<'_>,
+    payload: Parcel,
+    surroundings: &Surroundings,
+) -> Result<(Child, Pipes), LaunchError> {
     may_launch(request)?;
     process::clear_abandoned();
-    match request.method {
-        StartMethod::Spawn => spawn(request, &payload),
-        StartMethod::ForkServer => fork_by_server(request, &payload),
-        StartMethod::Fork => fork(request, payload),
-    }
+    let (mut prepared, mut pipes) = surroundings.prepare()?;
+    let child = match request.method {
+        StartMethod::Spawn => spawn(request, &payload, &prepared),
+        StartMethod::ForkServer => fork_by_server(request, &payload, &prepared),
+        StartMethod::Fork => fork(request, payload, &mut prepared, &mut pipes),
+    };
+    child.map(|child| (child, pipes))
 }
 
 fn may_launch(request: &LaunchRequest<'_>) -> Result<(), LaunchError> {
@@ -210,15 +237,20 @@ fn prepare(request: &LaunchRequest<'_>, parcel: &Parcel) -> Result<Ticket, Launc
     })
 }
 
-fn spawn(request: &LaunchRequest<'_>, parcel: &Parcel) -> Result<Child, LaunchError> {
+fn spawn(
+    request: &LaunchRequest<'_>,
+    parcel: &Parcel,
+    surroundings: &Prepared,
+) -> Result<Child, LaunchError> {
     let ticket = prepare(request, parcel)?;
     let seat = ticket.seat;
     let started = distinct(request.fds)
         .map_err(LaunchError::Start)
         .and_then(|(fds, _copies)| {
-            let program =
-                start::program(&Start::Child { ticket, fds }).map_err(LaunchError::Family)?;
-            process::spawn(&program.request).map_err(LaunchError::Start)
+            let start = Start::Child { ticket, fds };
+            let program = start::program(&start, surroundings).map_err(LaunchError::Family)?;
+            process::spawn_with(&program.request, surroundings.standard())
+                .map_err(LaunchError::Start)
         });
     let spawned = started.inspect_err(|_| family::cancel_child(seat))?;
     family::child_started(seat, spawned.pid);
@@ -241,12 +273,16 @@ fn distinct(fds: &[BorrowedFd<'_>]) -> io::Result<(Vec<RawFd>, Vec<OwnedFd>)> {
     Ok((numbers, copies))
 }
 
-fn fork_by_server(request: &LaunchRequest<'_>, parcel: &Parcel) -> Result<Child, LaunchError> {
+fn fork_by_server(
+    request: &LaunchRequest<'_>,
+    parcel: &Parcel,
+    surroundings: &Prepared,
+) -> Result<Child, LaunchError> {
     let mut again = true;
     loop {
         let ticket = prepare(request, parcel)?;
         let seat = ticket.seat;
-        match zygote::request(&ticket, request.fds) {
+        match zygote::request(&ticket, request.fds, surroundings) {
             Ok(made) => {
                 family::child_started(seat, made.spawned.pid);
                 return Ok(Child::new(
@@ -277,24 +313,35 @@ fn fork_by_server(request: &LaunchRequest<'_>, parcel: &Parcel) -> Result<Child,
     }
 }
 
-fn fork(request: &LaunchRequest<'_>, parcel: Parcel) -> Result<Child, LaunchError> {
+fn fork(
+    request: &LaunchRequest<'_>,
+    parcel: Parcel,
+    surroundings: &mut Prepared,
+    pipes: &mut Pipes,
+) -> Result<Child, LaunchError> {
     let fds = request.fds.iter().map(sys::duplicate);
     let fds = fds.collect::<io::Result<_>>().map_err(LaunchError::Start)?;
     let ticket = prepare(request, &parcel)?;
     // Or the child would inherit it, and keep it until its end.
     drop(parcel);
-    fork_into(
-        ticket.seat,
-        request.name,
-        request.daemon,
-        || match entry_of(ticket, fds, StartMethod::Fork) {
+    let parent = std::process::id();
+    fork_into(ticket.seat, request.name, || {
+        // The parent's ends: with them open here, this process would wait for itself.
+        drop(std::mem::take(pipes));
+        let entry = std::mem::take(surroundings)
+            .take_on()
+            .map_err(EntryError::System)
+            // Which may need a thread: after the environment, which can't be changed then.
+            .and_then(|()| end_with(parent, request.daemon))
+            .and_then(|()| entry_of(ticket, fds, StartMethod::Fork));
+        match entry {
             Ok(entry) => (request.run)(entry),
             Err(error) => {
                 let _ = writeln!(io::stderr(), "{error}");
                 1
             }
-        },
-    )
+        }
+    })
 }
 
 /// Forks this process; the child runs `body`, which may use anything it captures, and exits with
@@ -315,16 +362,24 @@ pub fn fork_running(
 ) -> Result<Child, LaunchError> {
     process::clear_abandoned();
     let seat = family::prepare_child(name, role).map_err(LaunchError::Family)?;
-    fork_into(seat, name, daemon, body)
+    let parent = std::process::id();
+    fork_into(seat, name, || match end_with(parent, daemon) {
+        Ok(()) => body(),
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "{error}");
+            1
+        }
+    })
 }
 
-fn fork_into(
-    seat: Seat,
-    name: &str,
-    daemon: bool,
-    body: impl FnOnce() -> i32,
-) -> Result<Child, LaunchError> {
-    let parent = std::process::id();
+fn end_with(parent: u32, daemon: bool) -> Result<(), EntryError> {
+    if daemon {
+        process::die_with(parent).map_err(EntryError::System)?;
+    }
+    Ok(())
+}
+
+fn fork_into(seat: Seat, name: &str, body: impl FnOnce() -> i32) -> Result<Child, LaunchError> {
     // Nothing is to be written twice, nor to be locked for ever in the child.
     let mut out = io::stdout().lock();
     let err = io::stderr().lock();
@@ -334,10 +389,6 @@ fn fork_into(
         drop((out, err));
         FORKED.store(true, Ordering::Relaxed);
         check_in(name);
-        if daemon && let Err(error) = process::die_with(parent) {
-            let _ = writeln!(io::stderr(), "{}", EntryError::System(error));
-            finish(1);
-        }
         let code = body();
         finish(code)
     });
@@ -435,19 +486,22 @@ fn entry_of(ticket: Ticket, fds: Vec<OwnedFd>, method: StartMethod) -> Result<En
     })
 }
 
-/// Ends a child in good order: flushes standard output, gives back what it holds of the family's
-/// memory, and exits. Other threads of it end with it. Exit handlers run if the program was executed
-/// for this child; otherwise they are the business of the process that it was forked from.
+/// Ends a child in good order: flushes standard output, and exits. What it holds of the family's memory
+/// goes back, but not while other threads or destructors of it may use that: then the process counts
+/// as alive until it has ended. Other threads of it end with it. Exit handlers run if the program was
+/// executed for this child; otherwise they are the business of the process that it was forked from.
 pub fn finish(code: i32) -> ! {
     let _ = io::stdout().flush();
     if let Some(seat) = my_seat() {
         // What the kernel will say, for when nobody is left who is told by it.
         family::note_exit(seat, code & 0xff);
     }
-    family::leave();
     if FORKED.load(Ordering::Relaxed) {
+        family::leave();
         sys::exit_now(code);
     }
+    // This thread's destructors run in there.
+    family::leave_at_end();
     std::process::exit(code)
 }
 

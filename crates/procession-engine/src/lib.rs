@@ -15,6 +15,9 @@
 #![forbid(unsafe_code)]
 
 pub mod connection;
+#[cfg(test)]
+mod decoders;
+pub mod diagnostics;
 mod exit_status;
 pub mod family;
 pub mod launch;
@@ -24,6 +27,9 @@ mod per_process;
 pub mod pool;
 pub mod process;
 pub mod queue;
+pub mod readiness;
+mod rwlock;
+pub mod slice;
 pub mod sync;
 mod ticket;
 mod zygote;
@@ -31,17 +37,21 @@ mod zygote;
 pub use connection::{Connection, ReceivedInto, RecvError, SendError, pair};
 pub use exit_status::ExitStatus;
 pub use family::{
-    Family, FamilyError, Seat, cancel_child, child_started, exit_status, family, fork_done,
-    fork_with, join_family, leave, note_exit, prepare_child, reap, release_dead,
+    Family, FamilyError, Seat, cancel_child, child_started, exit_status, family, fork_child,
+    fork_done, fork_spare, fork_with, join_family, leave, leave_at_end, lend_to, note_exit,
+    prepare_child, reap, release_dead, take_seat,
 };
 pub use make_error::MakeError;
 pub use message::{Block, Cell, Message, Outgoing, Parcel};
 pub use process::Child;
+#[cfg(feature = "crash-points")]
+pub use procession_shm::crash;
 pub use procession_shm::{
     AllocError, ArenaError, ArenaStats, Gone, Handle, Kind, MemberId, MemberInfo, MembersFull,
-    Patience, Role,
+    Patience, Role, Shared,
 };
-pub use queue::{GetError, PutError, Queue, TooManyDone};
+pub use queue::{Front, GetError, PutError, Queue, Records, TooManyDone};
+pub use rwlock::{Once, RwLock, Turn};
 pub use sync::{
     Acquired, Arrival, Barrier, BarrierError, Event, Lock, NotHeld, NotOwner, Owner, RLock,
     ReleaseError, Semaphore, Ticket, WaitError, WaitQueue,

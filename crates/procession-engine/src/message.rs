@@ -3,7 +3,9 @@
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 
-use procession_shm::{AllocError, Contents, Entry, Gone, Handle, Kind, ParcelView, RawCell};
+use procession_shm::{
+    AllocError, Contents, Entry, Gone, Handle, Kind, ParcelView, RawCell, Shared,
+};
 
 use crate::MakeError;
 use crate::family::{Held, Reference, family};
@@ -153,6 +155,14 @@ impl Block {
         })
     }
 
+    /// It came with a message, and is a copy that nobody else uses: if this process forks, parent and
+    /// child will each have one, as of all other memory. Holds for blocks of a page or more.
+    pub fn is_a_copy(&self) {
+        if let Ok(family) = family() {
+            family.arena().is_a_copy(family.me(), self.handle());
+        }
+    }
+
     /// Its name.
     pub fn handle(&self) -> Handle {
         self.reference.handle()
@@ -196,6 +206,15 @@ impl Block {
             expected: Some(Kind::Block),
         })?;
         family.arena().copy_in(self.handle(), Kind::Block, at, from)
+    }
+
+    /// The shared structure that lies at the start of the block, if it is large enough.
+    pub fn first<T: Shared>(&self) -> Option<&'static T> {
+        let arena = family().ok()?.arena();
+        arena
+            .objects::<T>(self.handle(), Kind::Block, 0, 1)
+            .ok()?
+            .first()
     }
 
     /// The word that lies `at` bytes into the block, if eight do and they are aligned.

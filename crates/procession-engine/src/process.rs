@@ -1,5 +1,7 @@
 //! Starting programs, children and how they end, and ending with one's parent.
 
+mod watching;
+
 use std::ffi::{CString, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
@@ -12,11 +14,15 @@ use procession_shm::{Patience, WaitError};
 use procession_sys::process::{self as sys, Program};
 use procession_sys::{poll, thread};
 
-use crate::exit_status::ExitStatus;
+use crate::exit_status::{ExitStatus, note, noted_dump};
 use crate::family::{self, Seat};
 use crate::per_process::PerProcess;
 
-pub use procession_sys::process::Spawned;
+pub use procession_sys::process::{
+    ALARM, Resource, Spawned, add_niceness, clock, end_at, join_process_group, new_session,
+    reset_signal, set_limit,
+};
+pub use watching::{drain, wait_any};
 
 /// What a child writes into its entry when it has joined the family, until it writes how it ended.
 pub(crate) const CHECKED_IN: i32 = i32::MIN;
@@ -36,17 +42,27 @@ pub struct SpawnRequest {
     pub inherit: Vec<RawFd>,
     /// Its working directory; `None` is this process's.
     pub cwd: Option<PathBuf>,
+    /// The signals that it starts with blocked; no others.
+    pub blocked: Vec<i32>,
 }
 
 /// Starts a program as a child of this process. It takes the same time whatever memory this process
 /// has in use, because nothing of it is copied.
 ///
-/// The child blocks no signals. It is not waited for: that is the caller's to do.
+/// The child is not waited for: that is the caller's to do.
 ///
 /// # Errors
 /// Of the system: a program or folder that is not there or may not be used, a descriptor that is not
 /// open, a limit, an argument with a zero byte; `Unsupported` when the kernel has no pidfds.
 pub fn spawn(request: &SpawnRequest) -> io::Result<Spawned> {
+    spawn_with(request, [None; 3])
+}
+
+/// The same with other standard descriptors than this process's, numbered above them.
+pub(crate) fn spawn_with(
+    request: &SpawnRequest,
+    standard: [Option<BorrowedFd<'_>>; 3],
+) -> io::Result<Spawned> {
     let path = text(request.program.as_os_str().as_bytes().to_vec())?;
     let args = request
         .args
@@ -73,7 +89,9 @@ pub fn spawn(request: &SpawnRequest) -> io::Result<Spawned> {
         args: &args,
         env: &env,
         inherit: &request.inherit,
+        standard,
         folder: folder.as_deref(),
+        blocked: &request.blocked,
     })
 }
 
@@ -174,6 +192,7 @@ struct Started {
 #[derive(Debug, Clone, Copy)]
 struct End {
     status: ExitStatus,
+    core_dumped: bool,
     checked_in: bool,
 }
 
@@ -264,6 +283,11 @@ impl Child {
             .map_or_else(|| started.has_noted(), |end| end.checked_in)
     }
 
+    /// Whether the system took an image of its memory when a signal ended it. False while it runs.
+    pub fn core_dumped(&self) -> bool {
+        self.started().look().is_some_and(|end| end.core_dumped)
+    }
+
     /// Sends it a signal. Nothing happens if it has ended.
     ///
     /// # Errors
@@ -313,35 +337,34 @@ impl Started {
 
     /// How it ended, now that it has.
     fn learn(&self) -> End {
-        let status = match &self.origin {
+        let noted = match &self.origin {
             Origin::Own => match sys::try_wait(self.pidfd.as_fd(), true) {
-                Ok(Some(ended)) => ended.into(),
+                Ok(Some(ended)) => Some(note(ended)),
                 // Somebody else waited for it, or the program ignores SIGCHLD. What it said itself
                 // at its end is as good.
-                _ => self.noted().unwrap_or(ExitStatus::Unknown),
+                _ => self.noted(),
             },
             Origin::Server(server) => self.learn_from(server.sentinel()),
         };
         End {
-            status,
+            status: noted.map_or(ExitStatus::Unknown, ExitStatus::from_noted),
+            core_dumped: noted.is_some_and(noted_dump),
             checked_in: self.has_noted(),
         }
     }
 
-    fn noted(&self) -> Option<ExitStatus> {
-        family::exit_status(self.seat)
-            .filter(|&noted| noted != CHECKED_IN)
-            .map(ExitStatus::from_noted)
+    fn noted(&self) -> Option<i32> {
+        family::exit_status(self.seat).filter(|&noted| noted != CHECKED_IN)
     }
 
     /// The server hears of the end when we do, so this takes no time to speak of, unless the server
     /// has ended too, or is stopped.
-    fn learn_from(&self, server: BorrowedFd<'_>) -> ExitStatus {
+    fn learn_from(&self, server: BorrowedFd<'_>) -> Option<i32> {
         let deadline = Instant::now() + NOTED_WITHIN;
         let mut pause = Duration::from_micros(20);
         loop {
-            if let Some(status) = self.noted() {
-                return status;
+            if let Some(noted) = self.noted() {
+                return Some(noted);
             }
             let nobody_will = poll::readable(server, Some(pause)).unwrap_or(true)
                 || Instant::now() > deadline
@@ -349,7 +372,7 @@ impl Started {
                     .is_ok_and(|family| family.arena().member(self.seat.member()).is_some());
             if nobody_will {
                 // It may have been its last act.
-                return self.noted().unwrap_or(ExitStatus::Unknown);
+                return self.noted();
             }
             pause = (pause * 2).min(Duration::from_millis(2));
         }

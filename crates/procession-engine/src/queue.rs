@@ -2,11 +2,12 @@
 
 use std::num::NonZeroU32;
 
-pub use procession_shm::{GetError, PutError, TooManyDone};
+pub use procession_shm::{Front, GetError, PutError, Records, TooManyDone};
 use procession_shm::{Gone, Handle, Kind, RawQueue, WaitError};
 
 use crate::MakeError;
 use crate::Patience;
+use crate::diagnostics::{no_owners, watching};
 use crate::family::Held;
 use crate::message::{Message, Outgoing};
 
@@ -45,6 +46,10 @@ impl Queue {
     /// Its name.
     pub fn handle(&self) -> Handle {
         self.held.handle()
+    }
+
+    pub(crate) fn raw(&self) -> &'static RawQueue {
+        self.held.get()
     }
 
     /// Puts a message at the end; waits for room as long as `patience` lasts.
@@ -88,12 +93,77 @@ impl Queue {
         Message::from_entry(entry).map_err(|_| GetError::Gone)
     }
 
+    /// Takes the message at the front if it is short, of bytes alone, and `judge` makes something of it;
+    /// waits for nothing. `judge` runs under the consumers' lock, just before the taking is committed: it
+    /// must not block. On `None` nothing was taken.
+    #[inline]
+    pub fn take_if<T>(&self, judge: impl FnOnce(Front<'_>) -> Option<T>) -> Option<T> {
+        let family = self.held.family;
+        self.held.get().take_if(family.arena(), family.me(), judge)
+    }
+
+    /// Puts several short messages at once, all or none, into a queue without a limit.
+    ///
+    /// # Errors
+    /// See [`PutError`].
+    pub(crate) fn put_records(
+        &self,
+        records: &Records,
+        patience: &mut Patience<'_>,
+    ) -> Result<(), PutError> {
+        let family = self.held.family;
+        self.held.get().put_records(
+            family.arena(),
+            family.me(),
+            self.handle(),
+            records,
+            patience,
+        )
+    }
+
+    /// Takes several short messages at once, at most `most` and about `size` bytes of them. None if there
+    /// is none now, or the first is of another kind.
+    ///
+    /// # Errors
+    /// When its memory was overwritten.
+    pub(crate) fn take_records(
+        &self,
+        most: u32,
+        size: usize,
+        into: &mut Records,
+    ) -> Result<(), GetError> {
+        let family = self.held.family;
+        self.held
+            .get()
+            .take_records(family.arena(), family.me(), most, size, into)
+    }
+
     /// Waits until there is a message, without taking it. A closed queue counts.
     ///
     /// # Errors
     /// When the time has passed or the interrupt hook asked to give up.
     pub fn wait_readable(&self, patience: &mut Patience<'_>) -> Result<(), WaitError> {
         self.held.get().wait_readable(patience)
+    }
+
+    /// The same, or until there is something `elsewhere`: [`RawQueue::wait_readable_or`].
+    pub(crate) fn wait_readable_or(
+        &self,
+        patience: &mut Patience<'_>,
+        elsewhere: impl Fn() -> bool,
+    ) -> Result<(), WaitError> {
+        self.held.get().wait_readable_or(patience, elsewhere)
+    }
+
+    /// Wakes so many of those who sleep until there is a message: there is something for them elsewhere.
+    pub(crate) fn wake_getters(&self, count: u32) {
+        self.held.get().wake_getters(count);
+    }
+
+    /// If there is a message, has all who sleep until there is one look for themselves: the wake-up for it
+    /// may have gone to one who died.
+    pub fn rouse(&self) {
+        self.held.get().rouse();
     }
 
     /// A watcher is about to show that there is no message; it has to look once more after this.
@@ -165,6 +235,14 @@ impl Queue {
     /// # Errors
     /// When the time has passed or the interrupt hook asked to give up.
     pub fn join(&self, patience: &mut Patience<'_>) -> Result<(), WaitError> {
-        self.held.get().join(patience)
+        let queue = self.held.get();
+        watching(
+            self.held.family,
+            self.handle(),
+            Kind::Queue,
+            &no_owners,
+            patience,
+            |patience| queue.join(patience),
+        )
     }
 }

@@ -10,9 +10,10 @@ pub use procession_shm::{
 };
 use procession_shm::{
     Gone, Handle, Kind, MemberId, RawBarrier, RawEvent, RawLock, RawRLock, RawSemaphore,
-    RawWaitQueue,
+    RawWaitQueue, Readiness,
 };
 
+use crate::diagnostics::{no_owners, watching};
 use crate::family::{Family, Held};
 use crate::{MakeError, Patience};
 
@@ -29,7 +30,11 @@ pub struct Owner {
     pub name: String,
 }
 
-fn owner(family: &Family, member: Option<MemberId>, thread: Option<u32>) -> Option<Owner> {
+pub(crate) fn owner(
+    family: &Family,
+    member: Option<MemberId>,
+    thread: Option<u32>,
+) -> Option<Owner> {
     let member = member?;
     let info = family.members().into_iter().find(|info| info.id == member);
     let (pid, name) = info.map_or((0, String::from("(ended)")), |info| (info.pid, info.name));
@@ -69,6 +74,14 @@ impl Lock {
         self.held.handle()
     }
 
+    pub(crate) fn raw(&self) -> &'static RawLock {
+        self.held.get()
+    }
+
+    pub(crate) fn arena(&self) -> &'static procession_shm::Arena {
+        self.held.family.arena()
+    }
+
     /// Acquires it if it is free and its owner not dead, at once, without looking further.
     #[inline]
     pub fn try_take(&self) -> bool {
@@ -81,9 +94,19 @@ impl Lock {
     /// # Errors
     /// When the time has passed or the interrupt hook asked to give up.
     pub fn acquire(&self, patience: &mut Patience<'_>) -> Result<Acquired, WaitError> {
-        self.held
-            .get()
-            .acquire(self.held.family.arena(), self.held.family.me(), patience)
+        if self.try_take() {
+            return Ok(Acquired::Clean);
+        }
+        let (lock, family) = (self.held.get(), self.held.family);
+        let (arena, me) = (family.arena(), family.me());
+        watching(
+            family,
+            self.handle(),
+            Kind::Lock,
+            &no_owners,
+            patience,
+            |patience| lock.acquire(arena, me, patience),
+        )
     }
 
     /// Releases it.
@@ -143,6 +166,21 @@ impl RLock {
         self.held.handle()
     }
 
+    pub(crate) fn look(&self) -> Readiness<'static> {
+        let family = self.held.family;
+        self.held.get().look(family.arena(), family.me())
+    }
+
+    pub(crate) fn unwatch(&self) {
+        self.held.get().unwatch();
+    }
+
+    /// Acquires it if it is free or this thread's, at once, without looking further.
+    #[inline]
+    pub fn try_take(&self) -> bool {
+        self.held.get().try_take(self.held.family.me(), 1)
+    }
+
     /// Acquires it, or once more if this thread holds it.
     ///
     /// # Errors
@@ -161,11 +199,18 @@ impl RLock {
         times: u32,
         patience: &mut Patience<'_>,
     ) -> Result<Acquired, WaitError> {
-        self.held.get().acquire(
-            self.held.family.arena(),
-            self.held.family.me(),
-            times,
+        let (lock, family) = (self.held.get(), self.held.family);
+        let (arena, me) = (family.arena(), family.me());
+        if lock.try_take(me, times) {
+            return Ok(Acquired::Clean);
+        }
+        watching(
+            family,
+            self.handle(),
+            Kind::RLock,
+            &no_owners,
             patience,
+            |patience| lock.acquire(arena, me, times, patience),
         )
     }
 
@@ -173,6 +218,7 @@ impl RLock {
     ///
     /// # Errors
     /// When this thread does not hold it.
+    #[inline]
     pub fn release(&self) -> Result<(), NotOwner> {
         self.held.get().release(self.held.family.me())
     }
@@ -284,6 +330,19 @@ impl Semaphore {
         self.held.handle()
     }
 
+    pub(crate) fn watch(&self) {
+        self.held.get().watch();
+    }
+
+    pub(crate) fn unwatch(&self) {
+        self.held.get().unwatch(self.owners);
+    }
+
+    pub(crate) fn look(&self) -> Readiness<'static> {
+        let arena = self.held.family.arena();
+        self.held.get().look(arena, self.owners)
+    }
+
     /// Whether it is bounded.
     pub fn is_bounded(&self) -> bool {
         self.kind == Kind::BoundedSemaphore
@@ -294,11 +353,19 @@ impl Semaphore {
     /// # Errors
     /// When the time has passed or the interrupt hook asked to give up.
     pub fn acquire(&self, patience: &mut Patience<'_>) -> Result<(), WaitError> {
-        self.held.get().acquire(
-            self.held.family.arena(),
-            self.held.family.me(),
-            self.owners,
+        let (semaphore, family) = (self.held.get(), self.held.family);
+        let (arena, me) = (family.arena(), family.me());
+        if semaphore.try_take(me, self.owners) {
+            return Ok(());
+        }
+        let owners = || RawSemaphore::owners(self.owners).collect();
+        watching(
+            family,
+            self.handle(),
+            self.kind,
+            &owners,
             patience,
+            |patience| semaphore.acquire(arena, me, self.owners, patience),
         )
     }
 
@@ -375,7 +442,25 @@ impl WaitQueue {
     /// # Errors
     /// When the time has passed or the interrupt hook asked to give up; the place is given up then.
     pub fn wait(&self, ticket: Ticket, patience: &mut Patience<'_>) -> Result<(), WaitError> {
-        self.held.get().wait(ticket, patience)
+        let queue = self.held.get();
+        watching(
+            self.held.family,
+            self.handle(),
+            Kind::WaitQueue,
+            &no_owners,
+            patience,
+            |patience| queue.wait(ticket, patience),
+        )
+    }
+
+    /// Gives up a ticket instead of waiting on it, or after it was looked at. If it was notified, and
+    /// nobody `heard` of that, another is.
+    pub fn give_up(&self, ticket: Ticket, heard: bool) {
+        self.held.get().give_up(ticket, heard);
+    }
+
+    pub(crate) fn look(&self, ticket: Ticket) -> Readiness<'static> {
+        self.held.get().look(ticket)
     }
 
     /// Lets the `count` longest-waiting go on, while the lock is held; says how many there were.
@@ -419,6 +504,10 @@ impl Event {
         self.held.handle()
     }
 
+    pub(crate) fn raw(&self) -> &'static RawEvent {
+        self.held.get()
+    }
+
     /// Sets it and lets through all who wait.
     pub fn set(&self) {
         self.held.get().set();
@@ -439,7 +528,18 @@ impl Event {
     /// # Errors
     /// When the time has passed or the interrupt hook asked to give up.
     pub fn wait(&self, patience: &mut Patience<'_>) -> Result<(), WaitError> {
-        self.held.get().wait(patience)
+        let event = self.held.get();
+        if event.is_set() {
+            return Ok(());
+        }
+        watching(
+            self.held.family,
+            self.handle(),
+            Kind::Event,
+            &no_owners,
+            patience,
+            |patience| event.wait(patience),
+        )
     }
 }
 
@@ -485,11 +585,15 @@ impl Barrier {
     /// # Errors
     /// When the barrier is or gets broken: by a time-out, an abort, a reset, a party's death.
     pub fn arrive(&self, patience: &mut Patience<'_>) -> Result<Arrival, BarrierError> {
-        self.held.get().arrive(
-            self.held.family.arena(),
-            self.held.family.me(),
-            self.records,
+        let (barrier, family) = (self.held.get(), self.held.family);
+        let (arena, me) = (family.arena(), family.me());
+        watching(
+            family,
+            self.handle(),
+            Kind::Barrier,
+            &no_owners,
             patience,
+            |patience| barrier.arrive(arena, me, self.records, patience),
         )
     }
 

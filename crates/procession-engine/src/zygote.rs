@@ -41,7 +41,8 @@ use procession_sys::{process as sys, socket};
 use crate::connection::{Connection, RecvError, SendError};
 use crate::exit_status::ExitStatus;
 use crate::family::{self, FamilyError, Seat};
-use crate::launch::start::{Start, environment, program};
+use crate::launch::start::{Start, program};
+use crate::launch::surroundings::Prepared;
 use crate::per_process::PerProcess;
 use crate::process::{self, Child, Spawned};
 use crate::ticket::{Reader, Ticket, Writer};
@@ -107,7 +108,11 @@ pub(crate) struct Made {
 
 /// Has this process's server make a child; starts the server if there is none. After an error no
 /// child runs or will run.
-pub(crate) fn request(ticket: &Ticket, fds: &[BorrowedFd<'_>]) -> Result<Made, ServerError> {
+pub(crate) fn request(
+    ticket: &Ticket,
+    fds: &[BorrowedFd<'_>],
+    surroundings: &Prepared,
+) -> Result<Made, ServerError> {
     SERVER.with(|slot| {
         if slot.as_ref().is_some_and(|server| !server.child.is_alive()) {
             *slot = None;
@@ -116,7 +121,7 @@ pub(crate) fn request(ticket: &Ticket, fds: &[BorrowedFd<'_>]) -> Result<Made, S
             Some(server) => server,
             None => slot.insert(Server::start()?),
         };
-        let result = server.request(ticket, fds);
+        let result = server.request(ticket, fds, surroundings);
         match &result {
             Ok(_) | Err(ServerError::NotForked(_)) => {}
             // What it would say next belongs to this request.
@@ -152,7 +157,7 @@ impl Server {
             parent: std::process::id(),
             link: theirs.as_raw_fd(),
         };
-        let program = program(&start).map_err(ServerError::Family)?;
+        let program = program(&start, &Prepared::default()).map_err(ServerError::Family)?;
         let spawned = process::spawn(&program.request)?;
         family::child_started(seat, spawned.pid);
         let child = Arc::new(Child::adopt(seat, spawned, "fork server"));
@@ -170,11 +175,27 @@ impl Server {
         let _ = socket::shut_down(&self.link);
     }
 
-    fn request(&mut self, ticket: &Ticket, fds: &[BorrowedFd<'_>]) -> Result<Made, ServerError> {
-        let environment = environment();
-        let folder = sys::open_working_directory().ok();
+    fn request(
+        &mut self,
+        ticket: &Ticket,
+        fds: &[BorrowedFd<'_>],
+        surroundings: &Prepared,
+    ) -> Result<Made, ServerError> {
+        let environment = surroundings.environment();
+        let own_folder = match surroundings.folder() {
+            None => sys::open_working_directory().ok(),
+            Some(_) => None,
+        };
+        let folder = surroundings
+            .folder()
+            .or(own_folder.as_ref().map(AsFd::as_fd));
         let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
-        let standard = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        let [new_in, new_out, new_err] = surroundings.standard();
+        let standard = [
+            new_in.unwrap_or(stdin.as_fd()),
+            new_out.unwrap_or(stdout.as_fd()),
+            new_err.unwrap_or(stderr.as_fd()),
+        ];
         let setting = Setting {
             environment: (environment != self.environment).then_some(environment),
             file_mask: sys::file_mask(),
@@ -189,8 +210,6 @@ impl Server {
             .zip(setting.standard)
             .filter_map(|(fd, open)| open.then_some(*fd));
         let passed: Vec<BorrowedFd<'_>> = folder
-            .as_ref()
-            .map(AsFd::as_fd)
             .into_iter()
             .chain(open)
             .chain(fds.iter().copied())
@@ -330,7 +349,40 @@ impl Setting {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_bytes_are_a_request_or_refused(bytes: Vec<u8>, cut: usize, place: usize, byte: u8) {
+            let _ = Setting::read(&mut Reader(&bytes));
+            let mut writer = Writer::default();
+            let setting = Setting {
+                environment: Some(vec![("A".into(), "b".into()), ("C".into(), bytes_of(&bytes))]),
+                file_mask: Some(0o27),
+                has_folder: true,
+                standard: [true, false, true],
+            };
+            setting.write(&mut writer);
+            let mut bytes = writer.finish();
+            let length = bytes.len();
+            bytes[place % length] = byte;
+            // The room that it takes is bounded by the bytes that are there.
+            if let Some(setting) = Setting::read(&mut Reader(&bytes)) {
+                let variables = setting.environment.unwrap_or_default();
+                prop_assert!(variables.len() * 16 <= length);
+            }
+            let _ = Setting::read(&mut Reader(&bytes[..cut % length]));
+        }
+    }
+
+    fn bytes_of(bytes: &[u8]) -> OsString {
+        use std::os::unix::ffi::OsStringExt;
+        OsString::from_vec(bytes.iter().map(|byte| byte | 1).collect())
+    }
 
     #[test]
     fn a_setting_comes_back_as_written() {

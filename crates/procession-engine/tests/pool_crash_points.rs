@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use procession_engine::pool::{
-    HEADER, LaunchError, Launched, Launcher, Options, Pool, Reply, Submission, Worker,
+    HEADER, LaunchError, Launched, Launcher, Options, Pool, Reply, Submission, TaskOptions, Worker,
 };
 use procession_engine::{ExitStatus, Handle, Patience, Role};
 use procession_shm::crash::{POINTS, arm};
@@ -91,7 +91,8 @@ fn contents(n: usize) -> (Vec<u8>, Vec<u8>) {
     (payload, buffer)
 }
 
-fn run(point: &'static str, time: usize) -> (u32, usize) {
+/// With `retries` each task may be tried so often again, and every seventh is cancelled.
+fn run(point: &'static str, time: usize, retries: u32) -> (u32, usize) {
     let doomed = Arc::new(Doomed {
         point,
         time,
@@ -100,11 +101,24 @@ fn run(point: &'static str, time: usize) -> (u32, usize) {
     });
     let options = Options {
         workers: 2,
-        max_tasks_per_worker: None,
+        ..Options::default()
     };
     let pool = Pool::new(options, Arc::clone(&doomed) as _).expect("starts");
-    let job = pool.job().expect("is running");
+    let options = TaskOptions {
+        retries,
+        ..TaskOptions::default()
+    };
+    let job = pool.job_with(options).expect("is running");
+    let mut cancelled = Vec::new();
     for n in 0..TASKS {
+        if retries > 0 && n % 7 == 6 {
+            let job = pool.job_with(options).expect("is running");
+            job.submit_only(Submission::bytes(&mut [0; HEADER + 3]))
+                .expect("is submitted");
+            let result = job.cancel(false, &mut Patience::timeout(LIMIT));
+            result.unwrap_or_else(|_| panic!("{point}, {time}: not cancelled"));
+            cancelled.push(job);
+        }
         let (payload, buffer) = contents(n);
         let mut bytes = vec![0; HEADER];
         bytes.extend_from_slice(&payload);
@@ -142,6 +156,20 @@ fn run(point: &'static str, time: usize) -> (u32, usize) {
             other => panic!("{point}, {time}: {other:?}"),
         }
     }
+    for job in cancelled {
+        let reply = job.next(&mut Patience::timeout(LIMIT));
+        // Lost: it was in a worker's hands when it was cancelled, and the worker was killed.
+        assert!(
+            matches!(
+                reply,
+                Ok(Some((
+                    0,
+                    Reply::Cancelled | Reply::Done(_) | Reply::Lost(_)
+                )))
+            ),
+            "{point}, {time}: {reply:?}"
+        );
+    }
     assert!(
         outcomes.iter().all(|had| *had),
         "{point}, {time}: a task has no outcome"
@@ -159,7 +187,7 @@ fn a_worker_killed_at_any_point_costs_at_most_the_task_in_hand() {
     for &point in POINTS {
         for time in [1, 2, 5, 9] {
             let start = Instant::now();
-            let (killed, lost) = run(point, time);
+            let (killed, lost) = run(point, time, 0);
             slowest = slowest.max(start.elapsed());
             assert!(
                 killed <= 1 && lost <= killed as usize,
@@ -188,4 +216,17 @@ fn a_worker_killed_at_any_point_costs_at_most_the_task_in_hand() {
         slowest < Duration::from_secs(3),
         "the slowest took {slowest:?}"
     );
+}
+
+#[test]
+fn a_worker_killed_at_any_point_costs_nothing_if_tasks_may_be_tried_again() {
+    let mut killed_at_all = 0;
+    for &point in POINTS {
+        for time in [1, 2, 5, 9] {
+            let (killed, lost) = run(point, time, 1);
+            assert_eq!(lost, 0, "{point}, {time}: {killed} killed");
+            killed_at_all += killed;
+        }
+    }
+    assert!(killed_at_all > 20, "{killed_at_all} were killed");
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use launching::*;
 use procession_engine::launch::{
-    LaunchError, LaunchRequest, StartMethod, child_entry, fork_running, launch_stored,
+    LaunchError, StartMethod, child_entry, fork_running, launch_stored,
 };
 use procession_engine::process::{Child, SpawnRequest, spawn};
 use procession_engine::{Block, ExitStatus, Outgoing, Parcel, Patience, Role, WaitError, family};
@@ -72,23 +72,7 @@ fn a_payload_goes_when_the_child_has_dropped_it() {
         };
         let parcel = Parcel::store(&payload).expect("has memory");
         drop(block);
-        let Start {
-            name,
-            role,
-            daemon,
-            ref payload,
-            fds,
-        } = request;
-        let request = LaunchRequest {
-            method,
-            name,
-            role,
-            daemon,
-            entry: DROP_AND_SLEEP,
-            payload,
-            fds,
-            run,
-        };
+        let request = request.request(method, DROP_AND_SLEEP);
         let child = launch_stored(&request, parcel).expect("starts");
         eventually("nobody holds it", Duration::from_secs(10), || {
             Block::from_handle(handle).is_err()
@@ -390,6 +374,7 @@ fn programs_are_spawned_with_what_they_are_given() {
         env: Some(vec![("SETTING".into(), "set".into())]),
         inherit: vec![write.as_raw_fd()],
         cwd: Some("/usr".into()),
+        blocked: Vec::new(),
     };
     let seat = procession_engine::prepare_child("shell", Role::Process).expect("has room");
     let spawned = spawn(&request).expect("starts");

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use launching::*;
 use procession_engine::launch::{
-    LaunchError, StartMethod, fork_running, set_child_arguments, stop_fork_server,
+    LaunchError, Standard, StartMethod, Surroundings, fork_running, launch_in, set_child_arguments,
+    stop_fork_server,
 };
 use procession_engine::process::{Child, die_with};
 use procession_engine::{Block, ExitStatus, Outgoing, Patience, Role, WaitError, family};
@@ -116,6 +117,42 @@ fn a_fork_server_that_was_killed_is_replaced() {
     stop_fork_server();
     eventually("the server has ended", Duration::from_secs(5), || {
         server_pid().is_none()
+    });
+}
+
+#[test]
+fn a_killed_fork_server_costs_no_child_its_surroundings() {
+    let _alone = alone();
+    let surroundings = Surroundings {
+        variables: vec![("SETTING".into(), Some("new".into()))],
+        folder: Some("/usr".into()),
+        standard: [Standard::Null, Standard::Pipe, Standard::Inherit],
+        ..Surroundings::default()
+    };
+    end_of(&start(StartMethod::Spawn, EXIT));
+    let before = open_fds();
+    for _ in 0..5 {
+        end_of(&start(StartMethod::ForkServer, EXIT));
+        // Between this look and the request, so that the request has to be made again; or the server
+        // is seen to be dead before.
+        let server = sys::open_pidfd(server_pid().expect("is there")).expect("is there");
+        sys::send_signal(server.as_fd(), 9).expect("is ours");
+        let start = Start::default();
+        let request = start.request(StartMethod::ForkServer, WRITE_HERE);
+        let (child, [stdin, stdout, stderr]) =
+            launch_in(&request, &surroundings).expect("a new server makes it");
+        assert!(stdin.is_none() && stderr.is_none());
+        assert_eq!(end_of(&child), ExitStatus::Code(0));
+        let mut text = String::new();
+        std::fs::File::from(stdout.expect("was asked for"))
+            .read_to_string(&mut text)
+            .expect("reads to the end");
+        assert!(text.starts_with("/usr Some(\"new\") None "), "{text}");
+    }
+    stop_fork_server();
+    eventually("all is closed", Duration::from_secs(5), || {
+        end_of(&start(StartMethod::Spawn, EXIT));
+        open_fds() <= before
     });
 }
 

@@ -1,6 +1,7 @@
 //! Memory that all processes of the family see, as a Python object with a buffer.
 
 use std::ffi::c_int;
+use std::sync::OnceLock;
 
 use procession_engine::Block as RawBlock;
 use pyo3::exceptions::PyValueError;
@@ -11,24 +12,48 @@ use pyo3::types::{PyBytes, PyDict, PyTuple};
 use crate::arguments::HandleBytes;
 use crate::buffer;
 use crate::error::OrRaise;
+use crate::frozen::Mark;
 use crate::shared::{Inner, Reduced, handle_bytes, reduce};
 
 /// Bytes in the memory of the family, zeros at first.
 ///
-/// It has a writable buffer: `memoryview(block)`, `numpy.frombuffer(block)`. It travels to other
-/// processes by name, without being copied, and lives until the last of its views is gone.
+/// It has a writable buffer: `memoryview(block)`, `numpy.frombuffer(block)`; a frozen one has a
+/// read-only buffer. It travels to other processes by name, without being copied, and lives until the
+/// last of its views is gone.
 #[pyclass(frozen, subclass, module = "procession._procession")]
-pub(crate) struct Block(Inner<RawBlock>);
+pub(crate) struct Block {
+    inner: Inner<RawBlock>,
+    /// Set before anyone else has this object.
+    frozen: OnceLock<Mark>,
+}
+
+/// What the pickle of a frozen block says of it.
+const FROZEN: u8 = 1;
 
 impl From<RawBlock> for Block {
     fn from(block: RawBlock) -> Block {
-        Block(Inner::with(block))
+        Block {
+            inner: Inner::with(block),
+            frozen: OnceLock::new(),
+        }
     }
 }
 
 impl Block {
+    /// One to which nobody has a writable view, in any process, or will have.
+    pub(crate) fn frozen(block: RawBlock) -> Block {
+        Block {
+            frozen: OnceLock::from(Mark::new(&block)),
+            inner: Inner::with(block),
+        }
+    }
+
     pub(crate) fn raw(&self) -> PyResult<&RawBlock> {
-        self.0.get::<Block>()
+        self.inner.get::<Block>()
+    }
+
+    fn is_frozen(&self) -> bool {
+        self.frozen.get().is_some()
     }
 }
 
@@ -37,7 +62,10 @@ impl Block {
     #[new]
     #[pyo3(signature = (*_args, **_kwargs), text_signature = "(size)")]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Block {
-        Block(Inner::new())
+        Block {
+            inner: Inner::new(),
+            frozen: OnceLock::new(),
+        }
     }
 
     fn __init__(&self, py: Python<'_>, size: i64) -> PyResult<()> {
@@ -46,7 +74,7 @@ impl Block {
                 "a block can't have {size} bytes: the size must not be negative"
             ))
         })?;
-        self.0.make(|| RawBlock::zeroed(size).or_raise(py))
+        self.inner.make(|| RawBlock::zeroed(size).or_raise(py))
     }
 
     fn __len__(&self) -> PyResult<usize> {
@@ -65,8 +93,14 @@ impl Block {
         Ok(self.raw()?.as_ptr() as usize)
     }
 
+    /// Whether it can only be read, in every process.
+    #[getter(frozen)]
+    fn is_read_only(&self) -> bool {
+        self.is_frozen()
+    }
+
     fn __repr__(&self) -> String {
-        match self.0.get_opt() {
+        match self.inner.get_opt() {
             Some(block) => format!(
                 "<procession._procession.Block {} of {} bytes>",
                 block.handle(),
@@ -78,11 +112,17 @@ impl Block {
 
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Reduced<'py>> {
         let handle = slf.get().raw()?.handle();
-        reduce(slf.as_any(), handle, 0)
+        let own = if slf.get().is_frozen() { FROZEN } else { 0 };
+        reduce(slf.as_any(), handle, own)
     }
 
-    fn _adopt(&self, py: Python<'_>, handle: HandleBytes, _own: u8) -> PyResult<()> {
-        self.0.adopt(py, &handle, RawBlock::from_handle)
+    fn _adopt(&self, py: Python<'_>, handle: HandleBytes, own: u8) -> PyResult<()> {
+        self.inner.adopt(py, &handle, RawBlock::from_handle)?;
+        if own == FROZEN {
+            let block = self.raw()?;
+            self.frozen.get_or_init(|| Mark::new(block));
+        }
+        Ok(())
     }
 
     #[allow(unsafe_code, reason = "the signature of the buffer protocol")]
@@ -93,6 +133,6 @@ impl Block {
     ) -> PyResult<()> {
         let block = slf.get().raw()?;
         // SAFETY: the interpreter passes its request on.
-        unsafe { buffer::export(slf.as_any(), block, view, flags) }
+        unsafe { buffer::export(slf.as_any(), block, slf.get().is_frozen(), view, flags) }
     }
 }

@@ -70,7 +70,7 @@ impl View {
     }
 }
 
-/// Fills a request for a buffer with a writable view of a block. `owner` has the block and lives as
+/// Fills a request for a buffer with a view of a block, writable unless `read_only`. `owner` has the block and lives as
 /// long as the view.
 ///
 /// # Safety
@@ -78,6 +78,7 @@ impl View {
 pub(crate) unsafe fn export(
     owner: &Bound<'_, PyAny>,
     block: &Block,
+    read_only: bool,
     view: *mut ffi::Py_buffer,
     flags: c_int,
 ) -> PyResult<()> {
@@ -91,7 +92,7 @@ pub(crate) unsafe fn export(
             owner.as_ptr(),
             block.as_ptr().cast(),
             length,
-            0,
+            read_only.into(),
             flags,
         )
     };

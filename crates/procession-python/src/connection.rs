@@ -6,18 +6,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use procession_engine::connection::{self as raw, Connection as RawConnection, RecvError};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict};
 
 use crate::arguments::{Timeout, Truth};
 use crate::buffer::View;
 use crate::descriptor;
 use crate::error::{self, OrRaise, Raise};
+use crate::imported::Imported;
+use crate::pickler;
 use crate::pickling::{self, Encoded};
 use crate::wait;
-
-/// Of pickles for strangers, who may be another version of Python: all that are supported read it.
-const PROTOCOL: u8 = 5;
 
 /// One end of a connection that carries objects and byte strings, each as one message.
 ///
@@ -114,11 +112,11 @@ impl<T, E: Raise> OrRaiseAttached<T> for Result<T, E> {
 
 /// The pickle of an object in one piece, for a stranger.
 fn pickle_whole<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
-    static PICKLER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let pickler = PICKLER.import(object.py(), "procession.reduction", "ForkingPickler")?;
-    Ok(pickler
-        .call_method1("dumps", (object, PROTOCOL))?
-        .cast_into()?)
+    if let Some(bytes) = pickler::pickle_whole(object)? {
+        return Ok(bytes);
+    }
+    static DUMPS: Imported = Imported::new("procession.reduction", "dumps_whole");
+    Ok(DUMPS.get(object.py())?.call1((object,))?.cast_into()?)
 }
 
 #[pymethods]
@@ -153,6 +151,9 @@ impl Connection {
         if !self.family {
             let pickle = pickle_whole(obj)?;
             let bytes = pickle.as_bytes();
+            if connection.send_at_once(bytes) {
+                return Ok(());
+            }
             return wait::blocking(py, Timeout::FOREVER, |patience| {
                 connection.send_bytes(bytes, patience)
             })?
@@ -297,6 +298,35 @@ impl Connection {
         self.family
     }
 
+    /// Makes a mailbox in shared memory, for a connection of requests and answers whose other end is in
+    /// the same family. Returns it, for `_use_mailbox`, and what the other end's `_use_mailbox` is to be
+    /// given, by this connection.
+    #[staticmethod]
+    fn _make_mailbox(py: Python<'_>) -> PyResult<(Mailbox, Bound<'_, PyBytes>)> {
+        let mailbox = raw::Mailbox::new().or_raise(py)?;
+        let ticket = PyBytes::new(py, &mailbox.ticket());
+        let mailbox = Mailbox(Mutex::new(Some(mailbox)));
+        Ok((mailbox, ticket))
+    }
+
+    /// Uses a mailbox from now on: one that `_make_mailbox` made, or one named by the bytes that it gave
+    /// the other end. Each end sends a second message only once it has had the answer to its first.
+    ///
+    /// ProcessError if there is none of that name.
+    fn _use_mailbox(&self, py: Python<'_>, mailbox: &Bound<'_, PyAny>) -> PyResult<()> {
+        let connection = self.connection()?;
+        let mailbox = if let Ok(made) = mailbox.cast::<Mailbox>() {
+            made.get().take()
+        } else {
+            let ticket = mailbox.extract::<&[u8]>()?.try_into();
+            let ticket = ticket.map_err(|_| PyValueError::new_err("a ticket has 24 bytes"))?;
+            Some(raw::Mailbox::from_ticket(ticket).or_raise(py)?)
+        };
+        mailbox
+            .and_then(|mailbox| connection.use_mailbox(mailbox).ok())
+            .ok_or_else(|| PyValueError::new_err("one mailbox serves one connection"))
+    }
+
     fn __enter__<'py>(slf: &Bound<'py, Self>) -> Bound<'py, Self> {
         slf.clone()
     }
@@ -309,6 +339,16 @@ impl Connection {
         _exc_tb: Option<&Bound<'_, PyAny>>,
     ) {
         self.close();
+    }
+}
+
+/// A mailbox that is not in use yet.
+#[pyclass(frozen, module = "procession._procession")]
+pub(crate) struct Mailbox(Mutex<Option<raw::Mailbox>>);
+
+impl Mailbox {
+    fn take(&self) -> Option<raw::Mailbox> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 

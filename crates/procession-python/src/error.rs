@@ -16,8 +16,9 @@ use pyo3::exceptions::{
     PyTimeoutError, PyValueError,
 };
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyType};
+use pyo3::types::PyBytes;
+
+use crate::imported::Imported;
 
 const EPIPE: i32 = 32;
 const EAGAIN: i32 = 11;
@@ -43,15 +44,9 @@ impl<T, E: Raise> OrRaise<T> for Result<T, E> {
 }
 
 /// An exception of a class that is written in Python.
-fn python_error(
-    py: Python<'_>,
-    class: &'static PyOnceLock<Py<PyType>>,
-    module: &str,
-    name: &str,
-    message: String,
-) -> PyErr {
-    match class.import(py, module, name) {
-        Ok(class) => PyErr::from_type(class.clone(), (message,)),
+fn python_error(py: Python<'_>, class: &'static Imported, message: String) -> PyErr {
+    match class.class(py) {
+        Ok(class) => PyErr::from_type(class, (message,)),
         Err(error) => error,
     }
 }
@@ -59,8 +54,8 @@ fn python_error(
 macro_rules! python_class {
     ($function:ident, $module:literal, $name:literal) => {
         pub(crate) fn $function(py: Python<'_>, message: String) -> PyErr {
-            static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-            python_error(py, &CLASS, $module, $name, message)
+            static CLASS: Imported = Imported::new($module, $name);
+            python_error(py, &CLASS, message)
         }
     };
 }
@@ -75,17 +70,15 @@ python_class!(unpickling, "_pickle", "UnpicklingError");
 
 /// The category of the warning that a lock's owner has died.
 pub(crate) fn owner_died_warning(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    CLASS
-        .import(py, "procession._errors", "OwnerDiedWarning")
-        .map(|class| class.clone().into_any())
+    static CLASS: Imported = Imported::new("procession._errors", "OwnerDiedWarning");
+    CLASS.get(py)
 }
 
 /// The message did not fit; it is the exception's argument.
 pub(crate) fn buffer_too_short(py: Python<'_>, message: &[u8]) -> PyErr {
-    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    match CLASS.import(py, "procession._errors", "BufferTooShort") {
-        Ok(class) => PyErr::from_type(class.clone(), (PyBytes::new(py, message).unbind(),)),
+    static CLASS: Imported = Imported::new("procession._errors", "BufferTooShort");
+    match CLASS.class(py) {
+        Ok(class) => PyErr::from_type(class, (PyBytes::new(py, message).unbind(),)),
         Err(error) => error,
     }
 }

@@ -12,7 +12,7 @@ use crate::arguments::SystemText;
 use crate::descriptor;
 use crate::error::{self, OrRaise};
 
-fn seat(number: u64) -> PyResult<Seat> {
+pub(crate) fn seat(number: u64) -> PyResult<Seat> {
     Seat::from_raw(number)
         .ok_or_else(|| PyValueError::new_err(format!("{number} is not a seat in the family")))
 }
@@ -86,6 +86,25 @@ pub(crate) fn fork_with(seat: u64) -> PyResult<()> {
     Ok(())
 }
 
+/// The calling thread is about to fork a spare, which has no place in the family yet.
+#[pyfunction]
+pub(crate) fn fork_spare() {
+    engine::fork_spare();
+}
+
+/// A spare of this process is to take this seat: it is given all that this process holds.
+#[pyfunction]
+pub(crate) fn lend_to(seat: u64) -> PyResult<()> {
+    engine::lend_to(self::seat(seat)?);
+    Ok(())
+}
+
+/// This process, a spare until now, takes its place in the family.
+#[pyfunction]
+pub(crate) fn take_seat(py: Python<'_>, seat: u64) -> PyResult<()> {
+    engine::take_seat(self::seat(seat)?).or_raise(py)
+}
+
 /// The fork is over, in the parent, or it failed.
 #[pyfunction]
 pub(crate) fn fork_done() {
@@ -149,15 +168,17 @@ pub(crate) fn members(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
 /// Starts a program as a child of this process, and returns its pid and a descriptor for it (pidfd).
 ///
 /// `args` are those after the program's own name. The descriptors `fds` are open in it at the same numbers; of the others, those that are not
-/// close-on-exec. `env` is a list of `b"NAME=value"`, by default a copy of this process's.
+/// close-on-exec. `env` is a list of `b"NAME=value"`, by default a copy of this process's. It starts with the signals `blocked`
+/// blocked.
 #[pyfunction]
-#[pyo3(signature = (executable, args, fds, env=None))]
+#[pyo3(signature = (executable, args, fds, env=None, blocked=Vec::new()), text_signature = "(executable, args, fds, env=None, blocked=())")]
 pub(crate) fn spawn(
     py: Python<'_>,
     executable: SystemText,
     args: Vec<SystemText>,
     fds: Vec<RawFd>,
     env: Option<Vec<SystemText>>,
+    blocked: Vec<i32>,
 ) -> PyResult<(u32, RawFd)> {
     let env = match env {
         Some(env) => Some(env.into_iter().map(setting).collect::<PyResult<_>>()?),
@@ -171,6 +192,7 @@ pub(crate) fn spawn(
         env,
         inherit: fds,
         cwd: None,
+        blocked,
     };
     let spawned = py.detach(|| process::spawn(&request)).map_err(|error| {
         error::system(

@@ -4,6 +4,9 @@
 //! the message's tag says which. Everything else goes through the two functions that the Python
 //! side has registered. Large buffers travel as blocks of the arena.
 //!
+//! **Read-only buffers** arrive read-only, in blocks that are [frozen](crate::frozen): sent on, such a
+//! block goes by name. A table says of each buffer what it is; there is none if all are writable.
+//!
 //! **The open parcel.** While an object is being pickled, the objects of the arena inside it say so
 //! ([`mention`]); they are kept until the message is on its way, and the message keeps them alive
 //! until it is received. Pickling may send something else (a `__reduce__` which puts into a queue):
@@ -11,7 +14,7 @@
 
 use std::cell::RefCell;
 
-use procession_engine::{Handle, Message, Outgoing, Parcel as RawParcel};
+use procession_engine::{Block as RawBlock, Handle, Message, Outgoing, Parcel as RawParcel};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -21,6 +24,9 @@ use crate::arguments::HandleBytes;
 use crate::block::Block;
 use crate::buffer::{self, View};
 use crate::error::{self, OrRaise};
+use crate::frozen;
+use crate::imported::Name;
+use crate::pickler::{self, Pickled};
 use crate::shared::handle_bytes;
 
 /// What the bytes of a message are. A pickle is 0, as in a message of bytes alone.
@@ -34,15 +40,113 @@ pub(crate) mod tag {
     pub(crate) const BYTES: u32 = 6;
     /// `bytes`, in the only block.
     pub(crate) const LARGE_BYTES: u32 = 7;
-    /// A pickle in the first block.
+    /// A pickle in the first block. The bytes are the table of buffers, if there is one.
     pub(crate) const LARGE_PICKLE: u32 = 8;
+    /// A pickle behind the length of a table of buffers (4 bytes) and the table.
+    pub(crate) const TABLE_AND_PICKLE: u32 = 9;
 }
+
+/// The table of buffers.
+///
+/// | kind | then | what |
+/// | --- | --- | --- |
+/// | 0 | | the next block of the message; the receiver's own |
+/// | 1 | | the next block of the message, frozen |
+/// | 2 | handle (16), first byte (8), length (8) | a part of a frozen block, which the message mentions |
+mod table {
+    use procession_engine::Handle;
+
+    use crate::frozen::Part;
+
+    const OWN: u8 = 0;
+    const FROZEN: u8 = 1;
+    const NAMED: u8 = 2;
+
+    #[derive(Debug, Clone, Copy)]
+    pub(super) enum Entry {
+        Own,
+        Frozen,
+        Named(Part),
+    }
+
+    impl Entry {
+        /// The same, read-only.
+        pub(super) fn frozen(self) -> Entry {
+            match self {
+                Entry::Own => Entry::Frozen,
+                read_only => read_only,
+            }
+        }
+
+        pub(super) fn write(self, table: &mut Vec<u8>) {
+            match self {
+                Entry::Own => table.push(OWN),
+                Entry::Frozen => table.push(FROZEN),
+                Entry::Named(Part { handle, at, length }) => {
+                    table.push(NAMED);
+                    table.extend(handle.to_bytes());
+                    table.extend((at as u64).to_le_bytes());
+                    table.extend((length as u64).to_le_bytes());
+                }
+            }
+        }
+    }
+
+    /// The entries; None for one that makes no sense.
+    pub(super) fn read(mut table: &[u8]) -> impl Iterator<Item = Option<Entry>> + '_ {
+        std::iter::from_fn(move || {
+            let (&kind, rest) = table.split_first()?;
+            table = rest;
+            Some(match kind {
+                OWN => Some(Entry::Own),
+                FROZEN => Some(Entry::Frozen),
+                NAMED => named(&mut table),
+                _ => None,
+            })
+        })
+    }
+
+    fn named(table: &mut &[u8]) -> Option<Entry> {
+        let (&handle, rest) = table.split_first_chunk::<16>()?;
+        let (&at, rest) = rest.split_first_chunk::<8>()?;
+        let (&length, rest) = rest.split_first_chunk::<8>()?;
+        *table = rest;
+        Some(Entry::Named(Part {
+            handle: Handle::from_bytes(handle),
+            at: usize::try_from(u64::from_le_bytes(at)).ok()?,
+            length: usize::try_from(u64::from_le_bytes(length)).ok()?,
+        }))
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn entries_are_read_as_written_and_nonsense_is_told() {
+            let part = Part {
+                handle: Handle::from_bytes(*b"0123456789abcdef"),
+                at: 7,
+                length: 1 << 40,
+            };
+            let entries = [Entry::Frozen, Entry::Named(part), Entry::Own];
+            let mut bytes = Vec::new();
+            entries.iter().for_each(|entry| entry.write(&mut bytes));
+            let again: Vec<_> = read(&bytes).collect();
+            assert_eq!(format!("{again:?}"), format!("{:?}", entries.map(Some)));
+            assert!(read(&bytes[..20]).any(|entry| entry.is_none()));
+            assert!(read(&[3]).any(|entry| entry.is_none()));
+        }
+    }
+}
+use table::Entry;
 
 /// From this size on, bytes travel as a block.
 const LARGE: usize = 64 << 10;
 /// From this size on, a copy is worth letting other threads run meanwhile.
 pub(crate) const WORTH_DETACHING: usize = 256 << 10;
 
+static BUFFERS: Name = Name::new("buffers");
 /// `dumps` and `loads`, as registered.
 static PICKLER: PyOnceLock<Py<PyList>> = PyOnceLock::new();
 
@@ -61,13 +165,14 @@ pub(crate) fn set_pickler(
             return Err(PyTypeError::new_err(format!("{function} can't be called")));
         }
     }
-    let pair = PICKLER
-        .get_or_try_init(py, || {
-            PyList::new(py, [py.None(), py.None()]).map(Bound::unbind)
-        })?
-        .bind(py);
-    pair.set_item(0, dumps)?;
-    pair.set_item(1, loads)
+    pickler::forget_pickler_maker();
+    let Some(pair) = PICKLER.get(py) else {
+        // Fails if another thread was first, which registers the same.
+        let _ = PICKLER.set(py, PyList::new(py, [dumps, loads])?.unbind());
+        return Ok(());
+    };
+    pair.bind(py).set_item(0, dumps)?;
+    pair.bind(py).set_item(1, loads)
 }
 
 fn registered(py: Python<'_>, which: usize) -> PyResult<Bound<'_, PyAny>> {
@@ -138,8 +243,74 @@ impl Drop for OpenParcel {
 pub(crate) struct Encoded<'py> {
     tag: u32,
     body: Body<'py>,
-    buffers: Vec<View>,
+    outside: Outside,
     mentions: Vec<Mention>,
+}
+
+/// The buffers of a pickle.
+#[derive(Default)]
+struct Outside {
+    /// To be copied.
+    buffers: Vec<View>,
+    /// In frozen blocks: they go by name, and are kept until they have.
+    named: Vec<(Handle, View)>,
+    /// What each one is; empty if there is nothing to say.
+    table: Vec<u8>,
+}
+
+impl Outside {
+    fn of<'py>(views: impl Iterator<Item = Bound<'py, PyAny>>) -> PyResult<Outside> {
+        let mut outside = Outside::default();
+        let mut read_only = false;
+        for view in views {
+            let view = View::of(&view)?;
+            let part = if view.is_read_only() {
+                read_only = true;
+                frozen::part_of(view.bytes())
+            } else {
+                None
+            };
+            match part {
+                Some(part) => {
+                    Entry::Named(part).write(&mut outside.table);
+                    outside.named.push((part.handle, view));
+                }
+                None => {
+                    let entry = if view.is_read_only() {
+                        Entry::Frozen
+                    } else {
+                        Entry::Own
+                    };
+                    entry.write(&mut outside.table);
+                    outside.buffers.push(view);
+                }
+            }
+        }
+        if !read_only {
+            outside.table.clear();
+        }
+        Ok(outside)
+    }
+
+    /// Has all arrive read-only.
+    fn freeze(&mut self) {
+        let entries: Vec<Entry> = if self.table.is_empty() {
+            vec![Entry::Frozen; self.buffers.len()]
+        } else {
+            table::read(&self.table)
+                .flatten()
+                .map(Entry::frozen)
+                .collect()
+        };
+        self.table.clear();
+        for entry in entries {
+            entry.write(&mut self.table);
+        }
+    }
+
+    fn size(&self) -> usize {
+        self.buffers.iter().map(View::len).sum()
+    }
 }
 
 enum Body<'py> {
@@ -155,7 +326,7 @@ impl<'py> Encoded<'py> {
         Encoded {
             tag,
             body,
-            buffers: Vec::new(),
+            outside: Outside::default(),
             mentions: Vec::new(),
         }
     }
@@ -197,8 +368,9 @@ impl<'py> Encoded<'py> {
         self
     }
 
+    /// Encodes one of the objects that are written directly.
     #[inline]
-    fn direct(object: &Bound<'py, PyAny>) -> Option<Encoded<'py>> {
+    pub(crate) fn direct(object: &Bound<'py, PyAny>) -> Option<Encoded<'py>> {
         if object.is_exact_instance_of::<PyInt>() {
             // One that is too large is pickled.
             if let Ok(number) = object.extract::<i64>() {
@@ -248,13 +420,37 @@ impl<'py> Encoded<'py> {
     /// # Errors
     /// What pickling raised.
     pub(crate) fn pickle(object: &Bound<'py, PyAny>) -> PyResult<Encoded<'py>> {
-        Encoded::pickle_with(object, &registered(object.py(), 0)?)
+        match Encoded::quickly(object)? {
+            Some(encoded) => Ok(encoded),
+            None => Encoded::slowly(object, &registered(object.py(), 0)?),
+        }
+    }
+
+    /// By a pickler that is at hand, without Python code.
+    fn quickly(object: &Bound<'py, PyAny>) -> PyResult<Option<Encoded<'py>>> {
+        let parcel = OpenParcel::open();
+        let Some(Pickled { bytes, buffers }) = pickler::pickle(object)? else {
+            return Ok(None);
+        };
+        Ok(Some(Encoded {
+            tag: tag::PICKLE,
+            body: Body::Bytes(bytes),
+            mentions: parcel.close(),
+            outside: Outside::of(buffers.into_iter())?,
+        }))
     }
 
     fn pickle_with(
         object: &Bound<'py, PyAny>,
         dumps: &Bound<'py, PyAny>,
     ) -> PyResult<Encoded<'py>> {
+        match Encoded::quickly(object)? {
+            Some(encoded) => Ok(encoded),
+            None => Encoded::slowly(object, dumps),
+        }
+    }
+
+    fn slowly(object: &Bound<'py, PyAny>, dumps: &Bound<'py, PyAny>) -> PyResult<Encoded<'py>> {
         let parcel = OpenParcel::open();
         let dumped = dumps.call1((object,))?;
         let mentions = parcel.close();
@@ -262,22 +458,24 @@ impl<'py> Encoded<'py> {
             return Ok(Encoded {
                 tag: tag::PICKLE,
                 body: Body::Bytes(bytes.clone()),
-                buffers: Vec::new(),
+                outside: Outside::default(),
                 mentions,
             });
         }
         let pair = dumped.cast::<PyTuple>()?;
         let (bytes, outside): (Bound<'py, PyBytes>, Bound<'py, PyList>) = pair.extract()?;
-        let buffers = outside
-            .iter()
-            .map(|buffer| View::of(&buffer))
-            .collect::<PyResult<_>>()?;
         Ok(Encoded {
             tag: tag::PICKLE,
             body: Body::Bytes(bytes),
-            buffers,
+            outside: Outside::of(outside.iter())?,
             mentions,
         })
+    }
+
+    /// Whether it took a pickler, which may have taken its time.
+    #[inline]
+    pub(crate) fn is_pickle(&self) -> bool {
+        matches!(self.tag, tag::PICKLE | tag::LARGE_PICKLE)
     }
 
     /// Bytes to be copied.
@@ -289,7 +487,7 @@ impl<'py> Encoded<'py> {
             Body::Bytes(bytes) => bytes.as_bytes().len(),
             Body::Str(text) => text.to_str().map_or(0, str::len),
         };
-        body + self.buffers.iter().map(View::len).sum::<usize>()
+        body + self.outside.size()
     }
 
     /// Passes it to `send` as a message. Until that returns, what the message mentions is kept.
@@ -311,7 +509,16 @@ impl<'py> Encoded<'py> {
                 handles: &[],
             });
         }
-        if self.tag != tag::LARGE_PICKLE && self.buffers.is_empty() && self.mentions.is_empty() {
+        let Outside {
+            buffers,
+            named,
+            table,
+        } = &self.outside;
+        if self.tag != tag::LARGE_PICKLE
+            && buffers.is_empty()
+            && named.is_empty()
+            && self.mentions.is_empty()
+        {
             return send(&Outgoing {
                 tag: self.tag,
                 bytes,
@@ -319,22 +526,88 @@ impl<'py> Encoded<'py> {
                 handles: &[],
             });
         }
-        let (bytes, first) = if self.tag == tag::LARGE_PICKLE {
-            (&[][..], Some(bytes))
+        let joined: Vec<u8>;
+        let (tag, bytes, first) = if self.tag == tag::LARGE_PICKLE {
+            (self.tag, table.as_slice(), Some(bytes))
+        } else if table.is_empty() {
+            (self.tag, bytes, None)
         } else {
-            (bytes, None)
+            // Each buffer has at least 64 KiB: there are not that many.
+            let length = (table.len() as u32).to_le_bytes();
+            joined = [length.as_slice(), table, bytes].concat();
+            (tag::TABLE_AND_PICKLE, joined.as_slice(), None)
         };
         let buffers: Vec<&[u8]> = first
             .into_iter()
-            .chain(self.buffers.iter().map(View::bytes))
+            .chain(buffers.iter().map(View::bytes))
             .collect();
-        let handles: Vec<Handle> = self.mentions.iter().map(|(handle, _)| *handle).collect();
+        let mentioned = self.mentions.iter().map(|(handle, _)| *handle);
+        let named = named.iter().map(|(handle, _)| *handle);
+        let handles: Vec<Handle> = mentioned.chain(named).collect();
         send(&Outgoing {
-            tag: self.tag,
+            tag,
             bytes,
             buffers: &buffers,
             handles: &handles,
         })
+    }
+}
+
+/// The object, if it is one of those that are written directly and short, and whole.
+#[inline]
+pub(crate) fn decode_scalar<'py>(
+    py: Python<'py>,
+    tag: u32,
+    bytes: &[u8],
+) -> Option<Bound<'py, PyAny>> {
+    match tag {
+        tag::INT => {
+            let number = i64::from_le_bytes(bytes.try_into().ok()?);
+            Some(number.into_pyobject(py).ok()?.into_any())
+        }
+        tag::NONE => Some(py.None().into_bound(py)),
+        tag::BOOL => Some(
+            PyBool::new(py, bytes.first() == Some(&1))
+                .to_owned()
+                .into_any(),
+        ),
+        tag::FLOAT => {
+            let number = f64::from_le_bytes(bytes.try_into().ok()?);
+            Some(PyFloat::new(py, number).into_any())
+        }
+        _ => None,
+    }
+}
+
+/// The object, if it is one of those that are written directly, from `length` bytes that `read` copies
+/// to where they are wanted. Runs nothing of Python's.
+#[inline]
+pub(crate) fn decode_directly<'py>(
+    py: Python<'py>,
+    tag: u32,
+    length: usize,
+    read: impl Fn(&mut [u8]),
+) -> Option<Bound<'py, PyAny>> {
+    match tag {
+        tag::BYTES => {
+            let fill = |place: &mut [u8]| {
+                read(place);
+                Ok(())
+            };
+            Some(PyBytes::new_with(py, length, fill).ok()?.into_any())
+        }
+        tag::STR => {
+            let mut text = [0; 512];
+            let text = text.get_mut(..length)?;
+            read(text);
+            Some(PyString::new(py, std::str::from_utf8(text).ok()?).into_any())
+        }
+        _ => {
+            let mut word = [0; 8];
+            let word = word.get_mut(..length)?;
+            read(word);
+            decode_scalar(py, tag, word)
+        }
     }
 }
 
@@ -379,23 +652,53 @@ pub(crate) fn decode_from<'py>(
             let block = message.buffers.first().ok_or_else(garbled)?;
             Ok(buffer::bytes_of(py, block)?.into_any())
         }
-        tag::PICKLE | tag::LARGE_PICKLE => {
+        tag::PICKLE | tag::LARGE_PICKLE | tag::TABLE_AND_PICKLE => {
             let mut blocks = std::mem::take(&mut message.buffers).into_iter();
-            let data = if message.tag == tag::LARGE_PICKLE {
-                Bound::new(py, Block::from(blocks.next().ok_or_else(garbled)?))?.into_any()
-            } else {
-                PyBytes::new(py, bytes).into_any()
+            let (table, data) = match message.tag {
+                tag::PICKLE => (&[][..], PyBytes::new(py, bytes).into_any()),
+                tag::LARGE_PICKLE => {
+                    let pickle = Block::from(blocks.next().ok_or_else(garbled)?);
+                    (bytes, Bound::new(py, pickle)?.into_any())
+                }
+                _ => {
+                    let (length, rest) = bytes.split_first_chunk().ok_or_else(garbled)?;
+                    let length = u32::from_le_bytes(*length) as usize;
+                    let (table, pickle) = rest.split_at_checked(length).ok_or_else(garbled)?;
+                    (table, PyBytes::new(py, pickle).into_any())
+                }
             };
             let loads = registered(py, 1)?;
-            if blocks.len() == 0 {
+            if blocks.len() == 0 && table.is_empty() {
                 // `message` keeps what is mentioned until the objects have been rebuilt.
                 return loads.call1((data,));
             }
-            let blocks = blocks
-                .map(|block| Bound::new(py, Block::from(block)))
-                .collect::<PyResult<Vec<_>>>()?;
+            let own = |block: RawBlock| {
+                block.is_a_copy();
+                Ok(Bound::new(py, Block::from(block))?.into_any())
+            };
+            let frozen = |block: RawBlock, at, length| {
+                frozen::view(py, block, at, length)?.ok_or_else(garbled)
+            };
+            let buffers = if table.is_empty() {
+                blocks.map(own).collect::<PyResult<Vec<_>>>()?
+            } else {
+                let next = |entry| match entry {
+                    Some(Entry::Own) => own(blocks.next().ok_or_else(garbled)?),
+                    Some(Entry::Frozen) => {
+                        let block = blocks.next().ok_or_else(garbled)?;
+                        let length = block.len();
+                        frozen(block, 0, length)
+                    }
+                    Some(Entry::Named(part)) => {
+                        let block = RawBlock::from_handle(part.handle).or_raise(py)?;
+                        frozen(block, part.at, part.length)
+                    }
+                    None => Err(garbled()),
+                };
+                table::read(table).map(next).collect::<PyResult<Vec<_>>>()?
+            };
             let options = PyDict::new(py);
-            options.set_item(pyo3::intern!(py, "buffers"), PyList::new(py, blocks)?)?;
+            options.set_item(BUFFERS.get(py), PyList::new(py, buffers)?)?;
             loads.call((data,), Some(&options))
         }
         _ => Err(garbled()),
@@ -440,4 +743,21 @@ pub(crate) fn pack(py: Python<'_>, obj: &Bound<'_, PyAny>) -> PyResult<Parcel> {
 #[pyfunction]
 pub(crate) fn unpack<'py>(py: Python<'py>, handle: HandleBytes) -> PyResult<Bound<'py, PyAny>> {
     decode(py, RawParcel::open(handle.0).or_raise(py)?)
+}
+
+/// A copy of an object whose large buffers lie in frozen blocks.
+#[pyfunction]
+pub(crate) fn freeze<'py>(py: Python<'py>, obj: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let mut encoded = Encoded::pickle(obj)?.large();
+    encoded.outside.freeze();
+    let parcel = encoded
+        .send(|message| {
+            if encoded.size() < WORTH_DETACHING {
+                RawParcel::store(message)
+            } else {
+                py.detach(|| RawParcel::store(message))
+            }
+        })
+        .or_raise(py)?;
+    decode(py, RawParcel::open(parcel.handle()).or_raise(py)?)
 }

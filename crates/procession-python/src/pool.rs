@@ -11,14 +11,16 @@
 //! and in the tag `codec | what << 8 | CACHED | IN_PARCEL`. A result has no function, and `DONE` or
 //! `FAILED` for `what`; behind `FAILED` are bytes that only Python code looks into.
 
+use std::collections::HashSet;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use procession_engine::pool::{
-    Breakage, HEADER, Job, JoinError, LaunchError, Launched, Launcher, NotRunning, Options, Pool,
-    Prepared, StartError, State, Submission, SubmitError,
+    Breakage, HEADER, Job, JoinError, LaunchError, Launched, Launcher, NotRunning, Options, Phase,
+    Pool, Prepared, StartError, State, Submission, SubmitError, TaskOptions,
 };
-use procession_engine::{ExitStatus, Handle, Outgoing, Parcel, Seat, WaitError};
+use procession_engine::{ExitStatus, Handle, Outgoing, Parcel, Records, Seat, WaitError};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
@@ -26,7 +28,7 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use crate::arguments::Timeout;
 use crate::error::{self, OrRaise, Raise};
 use crate::pickling::{self, Encoded};
-use crate::pool_job::JobCore;
+use crate::pool_job::{FAILED, JobCore};
 use crate::shared::handle_bytes;
 use crate::wait;
 
@@ -66,9 +68,51 @@ pub(crate) struct PoolFunction {
     bytes: Vec<u8>,
     bits: u32,
     parcel: Option<Parcel>,
+    /// What people call it.
+    label: &'static str,
+}
+
+/// A name that is kept for good. There are as many as a program has functions; should it make them up
+/// without end, the later ones go without.
+fn kept_name(name: &str) -> &'static str {
+    static NAMES: Mutex<Option<HashSet<&'static str>>> = Mutex::new(None);
+    const MOST: usize = 10_000;
+    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    let names = names.get_or_insert_default();
+    if let Some(known) = names.get(name) {
+        return known;
+    }
+    if names.len() >= MOST {
+        return "a function";
+    }
+    let kept: &'static str = String::from(name).leak();
+    names.insert(kept);
+    kept
+}
+
+/// What a call chooses for its tasks: how often they are tried again, and for how many seconds they may
+/// run. None: as the pool has it.
+type Choice = Option<(Option<u32>, Option<f64>)>;
+
+/// Seconds as a duration; None if that is too long to matter.
+fn limit(seconds: f64) -> Option<Duration> {
+    Duration::try_from_secs_f64(seconds).ok()
 }
 
 impl PoolFunction {
+    /// Adds a task to those that are submitted together; false if it has to go by itself.
+    pub(crate) fn add_task(&self, what: u32, encoded: &Encoded<'_>, tasks: &mut Records) -> bool {
+        self.parcel.is_none()
+            && encoded.send(|payload| {
+                let tag = payload.tag | what << bits::WHAT | self.bits;
+                // Longer ones are in a parcel.
+                let length = (self.bytes.len() as u32).to_le_bytes();
+                payload.buffers.is_empty()
+                    && payload.handles.is_empty()
+                    && tasks.push(tag, &[&[0; HEADER], &length, &self.bytes, payload.bytes])
+            })
+    }
+
     /// Passes a task to `send`.
     pub(crate) fn task<R>(
         &self,
@@ -175,6 +219,8 @@ pub(crate) struct PoolCore {
     handle: Handle,
     pool: OnceLock<Pool>,
     launcher: OnceLock<Arc<PythonLauncher>>,
+    /// Of tasks without a choice.
+    options: TaskOptions,
 }
 
 impl PoolCore {
@@ -184,20 +230,39 @@ impl PoolCore {
             .ok_or_else(|| PyRuntimeError::new_err("the pool has no workers yet"))
     }
 
-    fn open(&self, py: Python<'_>) -> PyResult<Job> {
-        self.pool()?.job().map_err(|error| not_running(py, &error))
+    fn open(&self, py: Python<'_>, label: &'static str, choice: Choice) -> PyResult<Job> {
+        let mut options = TaskOptions {
+            label,
+            ..self.options
+        };
+        if let Some((retries, seconds)) = choice {
+            options.retries = retries.unwrap_or(options.retries);
+            options.time_limit = seconds.map_or(options.time_limit, limit);
+        }
+        let job = self.pool()?.job_with(options);
+        job.map_err(|error| not_running(py, &error))
     }
 }
 
 #[pymethods]
 impl PoolCore {
-    /// A pool of so many workers, which are then to be started; each ends after `max_tasks` tasks if
-    /// that is not 0.
+    /// A pool of so many workers, which are then to be started; each ends after `max_tasks` tasks, and
+    /// with `max_memory` bytes of its own, if these are not 0. Tasks are tried again `retries` times,
+    /// and may run for `seconds`, if nothing else is said of them.
     #[new]
-    fn new(py: Python<'_>, workers: u32, max_tasks: u64) -> PyResult<PoolCore> {
+    fn new(
+        py: Python<'_>,
+        workers: u32,
+        max_tasks: u64,
+        max_memory: u64,
+        retries: u32,
+        seconds: Option<f64>,
+    ) -> PyResult<PoolCore> {
         let options = Options {
             workers,
             max_tasks_per_worker: max_tasks.try_into().ok(),
+            max_memory_per_worker: max_memory.try_into().ok(),
+            is_failure: |tag| tag >> bits::WHAT & bits::WHAT_MASK == FAILED,
         };
         let prepared = Pool::prepare(options).or_raise(py)?;
         Ok(PoolCore {
@@ -205,6 +270,11 @@ impl PoolCore {
             prepared: Mutex::new(Some(prepared)),
             pool: OnceLock::new(),
             launcher: OnceLock::new(),
+            options: TaskOptions {
+                label: "",
+                retries,
+                time_limit: seconds.and_then(limit),
+            },
         })
     }
 
@@ -245,13 +315,15 @@ impl PoolCore {
         Ok(())
     }
 
-    /// A function as it is sent: its pickle, and whether a worker may keep what it unpickles.
+    /// A function as it is sent: its pickle, whether a worker may keep what it unpickles, and its name.
     #[staticmethod]
     fn function(
         py: Python<'_>,
         pickled: &Bound<'_, PyBytes>,
         cached: bool,
+        name: &str,
     ) -> PyResult<PoolFunction> {
+        let label = kept_name(name);
         let bytes = pickled.as_bytes();
         let cached = if cached { bits::CACHED } else { 0 };
         if bytes.len() <= STORED {
@@ -259,6 +331,7 @@ impl PoolCore {
                 bytes: bytes.to_vec(),
                 bits: cached,
                 parcel: None,
+                label,
             });
         }
         let parcel = Parcel::store(&Outgoing::bytes(bytes)).or_raise(py)?;
@@ -267,9 +340,14 @@ impl PoolCore {
             bytes: name,
             bits: cached | bits::IN_PARCEL,
             parcel: Some(parcel),
+            label,
         })
     }
 
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "a Python method; all are needed on the hot path"
+    )]
     /// Submits the call of a function; its result is the only one of the job. An exception in place
     /// of the pickled function fails it at once, and so does what `name_argument` returns for
     /// arguments that can't be pickled.
@@ -281,12 +359,14 @@ impl PoolCore {
         args: &Bound<'py, PyAny>,
         kwds: &Bound<'py, PyAny>,
         name_argument: &Bound<'py, PyAny>,
+        choice: Choice,
     ) -> PyResult<JobCore> {
-        let job = JobCore::new(self.open(py)?);
         let Ok(known) = pickled.cast::<PoolFunction>() else {
+            let job = JobCore::new(self.open(py, "", choice)?);
             job.fail(pickled.clone().unbind());
             return Ok(job);
         };
+        let job = JobCore::new(self.open(py, known.get().label, choice)?);
         let prepare = || -> PyResult<(u32, Encoded<'py>)> {
             let args = match args.cast::<PyTuple>() {
                 Ok(tuple) => tuple.clone(),
@@ -315,9 +395,15 @@ impl PoolCore {
         Ok(job)
     }
 
-    /// Opens a job.
-    fn job(&self, py: Python<'_>) -> PyResult<JobCore> {
-        Ok(JobCore::new(self.open(py)?))
+    /// Opens a job for a function, if that could be pickled.
+    fn job(
+        &self,
+        py: Python<'_>,
+        function: Option<Bound<'_, PoolFunction>>,
+        choice: Choice,
+    ) -> PyResult<JobCore> {
+        let label = function.map_or("", |function| function.get().label);
+        Ok(JobCore::new(self.open(py, label, choice)?))
     }
 
     /// Takes no more jobs; the workers end when those that are open are done.
@@ -378,15 +464,43 @@ impl PoolCore {
         }
     }
 
-    /// What each worker does: its pid, how many results it has sent, and the job and index of its
-    /// task, if it has one.
+    /// What each worker does: its pid and name, how far it has come, how many results it has sent, and
+    /// the name of its task and for how many seconds it has run, if it has one.
     fn workers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let workers = self
-            .pool()?
-            .workers()
-            .into_iter()
-            .map(|worker| (worker.pid, worker.done, worker.task));
+        let workers = self.pool()?.workers().into_iter().map(|worker| {
+            let phase = match worker.phase {
+                Phase::Starting | Phase::Empty => "starting",
+                Phase::Ready => "idle",
+                Phase::Leaving | Phase::Failed => "leaving",
+            };
+            let phase = if worker.task.is_some() {
+                "running"
+            } else {
+                phase
+            };
+            let task = worker
+                .task
+                .map(|task| (task.label, task.since.as_secs_f64()));
+            (worker.pid, worker.name, phase, worker.done, task)
+        });
         PyList::new(py, workers.collect::<Vec<_>>())
+    }
+
+    /// Numbers of tasks: queued, running, done, failed, lost, timed out, cancelled, and how often one
+    /// was tried again.
+    fn status(&self) -> PyResult<[u64; 8]> {
+        let status = self.pool()?.status();
+        let totals = status.totals;
+        Ok([
+            status.queued,
+            status.running,
+            totals.done,
+            totals.failed,
+            totals.lost,
+            totals.timed_out,
+            totals.cancelled,
+            totals.retried,
+        ])
     }
 }
 

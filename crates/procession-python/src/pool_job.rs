@@ -1,17 +1,19 @@
 //! `JobCore`: tasks that belong together, and their replies.
 
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use procession_engine::WaitError;
-use procession_engine::pool::{HEADER, Job, Reply};
+use procession_engine::pool::{HEADER, Job, Loss, Reply};
+use procession_engine::{ExitStatus, Records, WaitError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList};
+use pyo3::types::{PyBytes, PyIterator, PyList};
 
 use crate::arguments::Timeout;
 use crate::pickling::{self, Encoded};
 use crate::pool::{self, PoolFunction, bits};
+use crate::pool_items::ReadyItems;
 use crate::wait;
 
 /// What a reply is: the constants of `procession._pool_results`.
@@ -22,6 +24,9 @@ const BROKEN: u32 = 3;
 const TERMINATED: u32 = 4;
 /// An exception of this process: the task, or its result, could not be pickled or unpickled.
 pub(crate) const LOCAL: u32 = 5;
+const POISON: u32 = 6;
+const TIMED_OUT: u32 = 7;
+const CANCELLED: u32 = 8;
 
 /// Who waits for another thread to unpickle looks for signals this often.
 const SLICE: Duration = Duration::from_millis(50);
@@ -39,6 +44,57 @@ pub(crate) struct JobCore {
     task_bytes: AtomicU64,
     replies: AtomicU64,
     reply_bytes: AtomicU64,
+    pace: Pace,
+}
+
+/// How fast replies come, to who takes many.
+#[derive(Debug)]
+struct Pace {
+    began: Instant,
+    /// When some were last taken: nanoseconds since then.
+    last: AtomicU64,
+    /// Nanoseconds from one to the next, lately; 0 if that is not known.
+    gap: AtomicU64,
+}
+
+impl Pace {
+    /// So many together are worth a nap.
+    const MANY: u64 = 64;
+    /// Nanoseconds. Who comes slower than this is awaited one by one.
+    const SLOW: u64 = 20_000;
+    /// The shortest nap is what the system sleeps at least, the longest what nobody notices.
+    const NAPS: RangeInclusive<u64> = 50_000..=500_000;
+
+    fn new() -> Pace {
+        Pace {
+            began: Instant::now(),
+            last: AtomicU64::new(0),
+            gap: AtomicU64::new(0),
+        }
+    }
+
+    fn note(&self, taken: usize) {
+        if taken == 0 {
+            return;
+        }
+        let now = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let last = self.last.swap(now, Ordering::Relaxed);
+        let new = now.saturating_sub(last) / taken as u64;
+        let old = self.gap.load(Ordering::Relaxed);
+        let gap = if old == 0 { new } else { (3 * old + new) / 4 };
+        self.gap.store(gap.max(1), Ordering::Relaxed);
+    }
+
+    /// For how long to sleep while so many replies are to come, rather than take each as it comes: the
+    /// processor is the workers' meanwhile. Never for more than a part of the time that all of them take.
+    fn nap(&self, outstanding: u64) -> Option<Duration> {
+        let gap = self.gap.load(Ordering::Relaxed);
+        if gap == 0 || gap > Self::SLOW || outstanding < Self::MANY {
+            return None;
+        }
+        let nap = (gap * outstanding / 4).min(*Self::NAPS.end());
+        Self::NAPS.contains(&nap).then(|| Duration::from_nanos(nap))
+    }
 }
 
 impl JobCore {
@@ -51,6 +107,7 @@ impl JobCore {
             task_bytes: AtomicU64::new(0),
             replies: AtomicU64::new(0),
             reply_bytes: AtomicU64::new(0),
+            pace: Pace::new(),
         }
     }
 
@@ -129,6 +186,18 @@ impl JobCore {
     fn converted(&self, py: Python<'_>, reply: Reply) -> PyResult<Outcome> {
         match reply {
             Reply::Done(answer) => {
+                if answer.is_short() {
+                    let (tag, payload) = (answer.tag(), answer.payload());
+                    let found = tag >> bits::WHAT & bits::WHAT_MASK == DONE;
+                    if found
+                        && let Some(value) = pickling::decode_scalar(py, tag & bits::CODEC, payload)
+                    {
+                        self.replies.fetch_add(1, Ordering::Relaxed);
+                        self.reply_bytes
+                            .fetch_add((HEADER + payload.len()) as u64, Ordering::Relaxed);
+                        return Ok((DONE, value.unbind()));
+                    }
+                }
                 let mut message = answer.into_message();
                 let size = message.bytes.len()
                     + message
@@ -154,19 +223,17 @@ impl JobCore {
                     }
                 }
             }
-            Reply::Lost(loss) => {
-                let code = match loss.status {
-                    procession_engine::ExitStatus::Unknown => None,
-                    status => Some(status.code_like_python()),
-                };
-                Ok((
-                    LOST,
-                    (loss.pid, code, loss.to_string())
-                        .into_pyobject(py)?
-                        .into_any()
-                        .unbind(),
-                ))
+            Reply::Lost(loss) => Ok((LOST, told(py, &loss)?)),
+            Reply::Poison(losses) => {
+                let losses = losses.iter().map(|loss| told(py, loss));
+                let losses = PyList::new(py, losses.collect::<PyResult<Vec<_>>>()?)?;
+                Ok((POISON, losses.into_any().unbind()))
             }
+            Reply::TimedOut(overrun) => {
+                let told = (overrun.pid, overrun.name, overrun.limit.as_secs_f64());
+                Ok((TIMED_OUT, told.into_pyobject(py)?.into_any().unbind()))
+            }
+            Reply::Cancelled => Ok((CANCELLED, py.None())),
             Reply::Broken(why) => Ok((
                 BROKEN,
                 pool::breakage(py, &why)
@@ -177,6 +244,23 @@ impl JobCore {
             Reply::Terminated => Ok((TERMINATED, py.None())),
         }
     }
+}
+
+/// A loss as Python sees it: pid, exit code if that is known, the worker's name, whether memory ran out,
+/// and what can be done.
+fn told(py: Python<'_>, loss: &Loss) -> PyResult<Py<PyAny>> {
+    let code = match loss.status {
+        ExitStatus::Unknown => None,
+        status => Some(status.code_like_python()),
+    };
+    let told = (
+        loss.pid,
+        code,
+        loss.name.as_str(),
+        loss.out_of_memory,
+        loss.advice(),
+    );
+    Ok(told.into_pyobject(py)?.into_any().unbind())
 }
 
 #[pymethods]
@@ -232,18 +316,33 @@ impl JobCore {
     ) -> PyResult<(bool, Option<Py<PyAny>>)> {
         let function = function.get();
         let mut items = items.try_iter()?;
+        let together = self.job.takes_several() && is_quick(&items);
+        let mut batch = Batch::new(self);
         for done in 0..count {
             // The question takes a lock.
             if done % 64 == 63 && self.job.counts().1 * self.cost() >= ahead {
+                batch.submit(py)?;
                 return Ok((false, None));
             }
             let item = match items.next() {
-                None => return Ok((true, None)),
+                None => {
+                    batch.submit(py)?;
+                    return Ok((true, None));
+                }
                 Some(Ok(item)) => item,
-                Some(Err(error)) => return Ok((true, Some(error.into_value(py).into_any()))),
+                Some(Err(error)) => {
+                    batch.submit(py)?;
+                    return Ok((true, Some(error.into_value(py).into_any())));
+                }
             };
             match Encoded::of(&item) {
+                Ok(encoded) if together && function.add_task(what, &encoded, &mut batch.tasks) => {
+                    if batch.is_due(encoded.is_pickle()) {
+                        batch.submit(py)?;
+                    }
+                }
                 Ok(encoded) => {
+                    batch.submit(py)?;
                     let large = encoded.size() >= pickling::WORTH_DETACHING;
                     self.submit(py, function, what, &encoded)?;
                     if large && self.job.counts().1 * self.cost() >= ahead {
@@ -251,14 +350,17 @@ impl JobCore {
                     }
                 }
                 Err(error) => {
+                    batch.submit(py)?;
                     let named = name_item.call1((error.into_value(py), self.submitted(), item))?;
                     return Ok((true, Some(named.unbind())));
                 }
             }
             if done % 1024 == 1023 {
+                batch.submit(py)?;
                 py.check_signals()?;
             }
         }
+        batch.submit(py)?;
         Ok((false, None))
     }
 
@@ -275,6 +377,17 @@ impl JobCore {
     /// From now on replies are thrown away.
     fn discard(&self) {
         self.job.discard();
+    }
+
+    /// Cancels what has not begun, and stops what is running, if that is wanted: how many tasks were
+    /// kept from beginning, and how many had begun.
+    fn cancel(&self, py: Python<'_>, running_too: bool) -> PyResult<(u64, u64)> {
+        match wait::blocking(py, Timeout::FOREVER, |patience| {
+            self.job.cancel(running_too, patience)
+        })? {
+            Ok(cancelled) => Ok((cancelled.prevented, cancelled.running)),
+            Err(WaitError::TimedOut | WaitError::Interrupted) => Ok((0, 0)),
+        }
     }
 
     /// Waits until at most `count` tasks are without reply; False if the pool has ended.
@@ -296,11 +409,9 @@ impl JobCore {
             }
             match self.next(py, left)? {
                 Ok(Some((_, reply))) => {
-                    let outcome = match self.converted(py, reply) {
-                        Ok(outcome) => outcome,
-                        Err(error) => (LOCAL, error.into_value(py).into_any()),
-                    };
-                    self.settle(outcome);
+                    let (status, value) = self.told_of(py, reply);
+                    self.settle((status, value.clone_ref(py)));
+                    return Ok(Some((status, value)));
                 }
                 // Another thread has it and is about to settle it.
                 Ok(None) => {
@@ -334,21 +445,175 @@ impl JobCore {
         limit: usize,
     ) -> PyResult<Option<Bound<'py, PyList>>> {
         let list = PyList::empty(py);
-        let Ok(first) = self.next(py, timeout)? else {
-            return Ok(Some(list));
-        };
-        let Some((index, reply)) = first else {
+        let Some(replies) = self.replies(py, timeout, limit, 1)? else {
             return Ok(None);
         };
-        let (status, value) = self.converted(py, reply)?;
-        list.append((index, status, value))?;
-        while list.len() < limit {
-            let Ok(Some((index, reply))) = self.job.next(&mut Timeout::ZERO.patience()) else {
-                break;
-            };
-            let (status, value) = self.converted(py, reply)?;
+        for (index, reply) in replies {
+            let (status, value) = self.told_of(py, reply);
             list.append((index, status, value))?;
         }
         Ok(Some(list))
     }
+
+    /// The same, with each reply put into its place in `items`: how many there were.
+    fn take_sorted(
+        &self,
+        py: Python<'_>,
+        items: &Bound<'_, ReadyItems>,
+        timeout: Timeout,
+        limit: usize,
+    ) -> PyResult<Option<usize>> {
+        let Some(replies) = self.replies(py, timeout, limit, 1)? else {
+            return Ok(None);
+        };
+        let count = replies.len();
+        for (index, reply) in replies {
+            let (status, value) = self.told_of(py, reply);
+            ReadyItems::sort_in(items, index, status, value)?;
+        }
+        Ok(Some(count))
+    }
+
+    /// The same, with each value that is a result put into its place in `results`: how many replies
+    /// there were, and those that are no results.
+    fn take_into<'py>(
+        &self,
+        py: Python<'py>,
+        results: &Bound<'py, PyList>,
+        timeout: Timeout,
+        limit: usize,
+    ) -> PyResult<Option<(usize, Bound<'py, PyList>)>> {
+        let others = PyList::empty(py);
+        let Some(replies) = self.replies(py, timeout, limit, Pace::MANY)? else {
+            return Ok(None);
+        };
+        let count = replies.len();
+        for (index, reply) in replies {
+            let (status, value) = self.told_of(py, reply);
+            if status == DONE {
+                // Beyond any list if it doesn't fit.
+                results.set_item(usize::try_from(index).unwrap_or(usize::MAX), value)?;
+            } else {
+                others.append((index, status, value))?;
+            }
+        }
+        Ok(Some((count, others)))
+    }
+}
+
+impl JobCore {
+    /// Replies as they come: at least one, at most `limit`. None at all if there is none in the time given,
+    /// `None` if every reply has been given out.
+    fn replies(
+        &self,
+        py: Python<'_>,
+        timeout: Timeout,
+        limit: usize,
+        enough: u64,
+    ) -> PyResult<Option<Vec<(u64, Reply)>>> {
+        let mut replies = Vec::new();
+        self.nap(py, timeout, enough);
+        match self.next(py, timeout)? {
+            Ok(Some(first)) => replies.push(first),
+            Ok(None) => return Ok(None),
+            Err(_) => return Ok(Some(replies)),
+        }
+        while replies.len() < limit {
+            // What has come in with it, and then what has come since.
+            self.job.take_replies(limit - replies.len(), &mut replies);
+            if replies.len() >= limit {
+                break;
+            }
+            match self.job.next(&mut Timeout::ZERO.patience()) {
+                Ok(Some(reply)) => replies.push(reply),
+                _ => break,
+            }
+        }
+        self.pace.note(replies.len());
+        Ok(Some(replies))
+    }
+
+    /// Lets replies gather that come in quick succession, unless `enough` are here.
+    fn nap(&self, py: Python<'_>, timeout: Timeout, enough: u64) {
+        let Some(outstanding) = self.job.lacks(enough) else {
+            return;
+        };
+        if let Some(nap) = self.pace.nap(outstanding)
+            && timeout.0.is_none_or(|left| left > nap)
+        {
+            py.detach(|| std::thread::sleep(nap));
+        }
+    }
+
+    /// A reply as Python sees it. What goes wrong with it becomes what it came to.
+    fn told_of(&self, py: Python<'_>, reply: Reply) -> Outcome {
+        self.converted(py, reply)
+            .unwrap_or_else(|error| (LOCAL, error.into_value(py).into_any()))
+    }
+}
+
+/// Tasks that are submitted together.
+struct Batch<'a> {
+    job: &'a JobCore,
+    tasks: Records,
+    since: Instant,
+}
+
+impl Batch<'_> {
+    /// At most so many, and about so many bytes.
+    const MOST: u32 = 32;
+    const SIZE: usize = 8 << 10;
+    /// Longer than this none waits for others to be pickled.
+    const WAIT: Duration = Duration::from_micros(50);
+
+    fn new(job: &JobCore) -> Batch<'_> {
+        Batch {
+            job,
+            tasks: Records::default(),
+            since: Instant::now(),
+        }
+    }
+
+    /// Whether it is time to submit them.
+    fn is_due(&self, pickled: bool) -> bool {
+        self.tasks.count() >= Batch::MOST
+            || self.tasks.size() >= Batch::SIZE
+            || pickled && self.since.elapsed() >= Batch::WAIT
+    }
+
+    fn submit(&mut self, py: Python<'_>) -> PyResult<()> {
+        let (count, size) = (self.tasks.count(), self.tasks.size());
+        if count == 0 {
+            return Ok(());
+        }
+        let job = self.job;
+        pool::submit(py, size, || job.job.submit_several(&mut self.tasks))?;
+        job.submitted.fetch_add(count.into(), Ordering::Relaxed);
+        job.task_bytes.fetch_add(size as u64, Ordering::Relaxed);
+        self.tasks.clear();
+        self.since = Instant::now();
+        Ok(())
+    }
+}
+
+/// Whether the next item is always there at once: no code of anybody's runs for it, and nothing is
+/// waited for. A task that is ready never waits for the item after it.
+fn is_quick(items: &Bound<'_, PyIterator>) -> bool {
+    const QUICK: [&str; 7] = [
+        "range_iterator",
+        "longrange_iterator",
+        "list_iterator",
+        "tuple_iterator",
+        "set_iterator",
+        "dict_keyiterator",
+        "dict_itemiterator",
+    ];
+    let kind = items.get_type();
+    let named = || -> PyResult<bool> {
+        Ok(kind.module()? == "builtins"
+            && QUICK
+                .iter()
+                .any(|name| kind.name().is_ok_and(|own| own == *name)))
+    };
+    named().unwrap_or(false)
 }

@@ -7,11 +7,11 @@ use procession_engine::pool::{AttachError, HEADER, Submission, Task, Worker};
 use procession_engine::{Handle, Message, Parcel};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use crate::arguments::{HandleBytes, Timeout};
 use crate::error::{self, OrRaise, Raise};
+use crate::imported::Imported;
 use crate::pickling::{self, Encoded};
 use crate::pool::{bits, kind};
 use crate::pool_job::{DONE, FAILED};
@@ -19,6 +19,8 @@ use crate::wait;
 
 /// Functions that a worker keeps.
 const KEPT: usize = 1024;
+/// The memory of a result longer than this is not kept for the next.
+const LONG: usize = 64 << 10;
 /// When there is no memory even for the word that there is no memory, it is tried again after this.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -27,6 +29,10 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub(crate) struct WorkerCore {
     worker: Option<Worker>,
     functions: HashMap<Vec<u8>, Py<PyAny>>,
+    /// The one that was called last, if it is kept.
+    last: Option<(Vec<u8>, Py<PyAny>)>,
+    /// What results are put together in.
+    bytes: Vec<u8>,
 }
 
 /// What a task has come to.
@@ -54,6 +60,8 @@ impl WorkerCore {
         Ok(WorkerCore {
             worker: Some(worker),
             functions: HashMap::new(),
+            last: None,
+            bytes: Vec::new(),
         })
     }
 
@@ -163,7 +171,14 @@ impl WorkerCore {
         tag: u32,
     ) -> PyResult<Bound<'py, PyAny>> {
         let cached = tag & bits::CACHED != 0;
+        if cached
+            && let Some((known, function)) = &self.last
+            && known == name
+        {
+            return Ok(function.bind(py).clone());
+        }
         if cached && let Some(function) = self.functions.get(name) {
+            self.last = Some((name.to_vec(), function.clone_ref(py)));
             return Ok(function.bind(py).clone());
         }
         let message = if tag & bits::IN_PARCEL != 0 {
@@ -211,12 +226,13 @@ impl WorkerCore {
         value: &Bound<'py, PyAny>,
         dumps: &Bound<'py, PyAny>,
     ) -> PyResult<()> {
-        let worker = self.worker()?;
         let encoded = Encoded::of_with(value, dumps)?;
         let large = encoded.size() >= pickling::WORTH_DETACHING;
-        encoded
+        let mut bytes = std::mem::take(&mut self.bytes);
+        let worker = self.worker()?;
+        let sent = encoded
             .send(|message| {
-                let mut bytes = Vec::with_capacity(HEADER + message.bytes.len());
+                bytes.clear();
                 bytes.resize(HEADER, 0);
                 bytes.extend_from_slice(message.bytes);
                 let tag = message.tag | DONE << bits::WHAT;
@@ -229,7 +245,11 @@ impl WorkerCore {
                 let finish = || worker.finish(task, result);
                 if large { py.detach(finish) } else { finish() }
             })
-            .or_raise(py)
+            .or_raise(py);
+        if bytes.capacity() <= LONG {
+            self.bytes = bytes;
+        }
+        sent
     }
 
     fn send_failure(&mut self, py: Python<'_>, task: &Task, words: &[u8]) -> PyResult<()> {
@@ -277,9 +297,9 @@ fn call<'py>(
     what: u32,
     payload: Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    static LIST: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    static MAP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    static STAR_MAP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static LIST: Imported = Imported::new("builtins", "list");
+    static MAP: Imported = Imported::new("builtins", "map");
+    static STAR_MAP: Imported = Imported::new("itertools", "starmap");
     let py = function.py();
     match what {
         kind::CALL => function.call1(payload.cast_into::<PyTuple>()?),
@@ -289,16 +309,12 @@ fn call<'py>(
             payload.try_iter()?.collect::<PyResult<Vec<_>>>()?,
         )?),
         kind::CHUNK => {
-            let results = MAP
-                .import(py, "builtins", "map")?
-                .call1((function, payload))?;
-            LIST.import(py, "builtins", "list")?.call1((results,))
+            let results = MAP.get(py)?.call1((function, payload))?;
+            LIST.get(py)?.call1((results,))
         }
         kind::STAR_CHUNK => {
-            let results = STAR_MAP
-                .import(py, "itertools", "starmap")?
-                .call1((function, payload))?;
-            LIST.import(py, "builtins", "list")?.call1((results,))
+            let results = STAR_MAP.get(py)?.call1((function, payload))?;
+            LIST.get(py)?.call1((results,))
         }
         kind::KEYWORDS => {
             let (args, keywords): (Bound<'py, PyTuple>, Bound<'py, PyDict>) = payload.extract()?;

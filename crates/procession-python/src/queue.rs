@@ -8,15 +8,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use procession_engine::{GetError, Message, Outgoing, PutError, Queue as RawQueue, WaitError};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyTuple, PyType};
 
 use crate::arguments::{HandleBytes, Timeout, Truth};
 use crate::error::{self, OrRaise};
+use crate::imported::Imported;
 use crate::pickling::{self, Encoded};
 use crate::shared::{Inner, Reduced, handle_bytes, reduce};
 use crate::wait;
 use crate::watch::{self, Watch};
+
+mod quick;
+
+pub(crate) use quick::make_quick;
+
+/// What is shorter is copied under the lock of the queue's side.
+const QUICK: usize = 16 << 10;
 
 /// A queue between processes: any number of producers and consumers, first in, first out.
 ///
@@ -161,6 +168,42 @@ impl Queue {
     }
 }
 
+/// What the [quick] calls do, which run nothing of Python's.
+impl Queue {
+    /// The queue, if nothing but its memory is concerned by what is put there and taken.
+    #[inline]
+    fn alone(&self) -> Option<&RawQueue> {
+        let unusual = self.closed.load(Ordering::Relaxed) || self.watched.load(Ordering::Relaxed);
+        self.inner.get_opt().filter(|_| !unusual)
+    }
+
+    /// Puts an object that is written directly, if there is room. If not, nothing was done.
+    #[inline]
+    fn put_quickly(&self, object: &Bound<'_, PyAny>) -> Option<()> {
+        let queue = self.alone()?;
+        let encoded = Encoded::direct(object)?;
+        if queue.is_full() || encoded.size() >= QUICK {
+            return None;
+        }
+        let put = encoded.send(|message| queue.put(message, &mut wait::glance()));
+        put.ok()?;
+        self.used.store(true, Ordering::Relaxed);
+        watch::note_put(queue);
+        Some(())
+    }
+
+    /// Takes the object at the front, if it is one that was written directly. If not, nothing was done.
+    #[inline]
+    fn get_quickly<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        self.alone()?.take_if(|front| {
+            if front.len() >= QUICK {
+                return None;
+            }
+            pickling::decode_directly(py, front.tag(), front.len(), |into| front.read(into))
+        })
+    }
+}
+
 #[pymethods]
 impl Queue {
     #[new]
@@ -190,10 +233,8 @@ impl Queue {
         cls: &Bound<'py, PyType>,
         item: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        static ALIAS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-        ALIAS
-            .import(cls.py(), "types", "GenericAlias")?
-            .call1((cls, item))
+        static ALIAS: Imported = Imported::new("types", "GenericAlias");
+        ALIAS.get(cls.py())?.call1((cls, item))
     }
 
     /// Puts an object into the queue; it can be got when this returns.

@@ -6,12 +6,16 @@ use std::sync::OnceLock;
 use procession_engine::{Gone, Handle};
 use pyo3::PyClass;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyType};
 
 use crate::arguments::HandleBytes;
 use crate::error::{OrRaise, not_made};
+use crate::imported::{Imported, Name};
 use crate::pickling;
+
+static STATE: Name = Name::new("__getstate__");
+static NEW: Name = Name::new("__new__");
+static ADOPT: Name = Name::new("_adopt");
 
 /// The object in the arena behind a Python object, once there is one.
 pub(crate) struct Inner<T>(OnceLock<T>);
@@ -72,13 +76,13 @@ pub(crate) fn reduce<'py>(
     handle: Handle,
     own: u8,
 ) -> PyResult<Reduced<'py>> {
-    static REBUILD: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static REBUILD: Imported = Imported::new("procession._procession", "_rebuild");
     let py = object.py();
-    let rebuild = REBUILD.import(py, "procession._procession", "_rebuild")?;
-    let state = object.call_method0(pyo3::intern!(py, "__getstate__"))?;
+    let rebuild = REBUILD.get(py)?;
+    let state = object.call_method0(STATE.get(py))?;
     pickling::mention(object, handle);
     let name = PyBytes::new(py, &handle.to_bytes());
-    Ok((rebuild.clone(), (object.get_type(), name, own), state))
+    Ok((rebuild, (object.get_type(), name, own), state))
 }
 
 /// Rebuilds an object of the arena in the process that unpickles it.
@@ -89,8 +93,8 @@ pub(crate) fn _rebuild<'py>(
     own: u8,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = cls.py();
-    let object = cls.call_method1(pyo3::intern!(py, "__new__"), (cls,))?;
-    object.call_method1(pyo3::intern!(py, "_adopt"), (handle, own))?;
+    let object = cls.call_method1(NEW.get(py), (cls,))?;
+    object.call_method1(ADOPT.get(py), (handle, own))?;
     Ok(object)
 }
 

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use procession_engine::Patience;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 
 use crate::arguments::Timeout;
+use crate::diagnostics;
+use crate::imported::{Imported, Name};
 
 /// How long it is worth to keep the interpreter in the hope that the other side is just about to answer.
 const SPIN: Duration = Duration::from_micros(1);
@@ -67,7 +68,8 @@ pub(crate) fn blocking_or_undo<T: Send, E: Send>(
     let gets_signals = is_main_thread(py);
     let mut raised: Option<PyErr> = None;
     let result = py.detach(|| {
-        let mut hook = || match Python::try_attach(|py| py.check_signals()) {
+        let look = |py: Python<'_>| diagnostics::raised().map_or_else(|| py.check_signals(), Err);
+        let mut hook = || match Python::try_attach(look) {
             Some(Ok(())) => false,
             Some(Err(error)) => {
                 raised = Some(error);
@@ -83,6 +85,13 @@ pub(crate) fn blocking_or_undo<T: Send, E: Send>(
             call(&mut { patience })
         }
     });
+    // Of a report in a thread that looks for no signals.
+    raised = raised.or_else(diagnostics::raised);
+    if gets_signals && raised.is_none() && result.is_err() {
+        // What ended the wait may be the work of a signal that others have had as well, such as
+        // Ctrl-C, and is then none of the program's business.
+        raised = py.check_signals().err();
+    }
     let Some(error) = raised else {
         return Ok(result);
     };
@@ -94,14 +103,13 @@ pub(crate) fn blocking_or_undo<T: Send, E: Send>(
 
 /// Whether this is the thread in which Python runs signal handlers.
 fn is_main_thread(py: Python<'_>) -> bool {
-    static GET_IDENT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    static MAIN_THREAD: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static GET_IDENT: Imported = Imported::new("threading", "get_ident");
+    static IDENT: Name = Name::new("ident");
+    static MAIN_THREAD: Imported = Imported::new("threading", "main_thread");
     let ask = || -> PyResult<bool> {
-        let me = GET_IDENT.import(py, "threading", "get_ident")?.call0()?;
-        let main = MAIN_THREAD
-            .import(py, "threading", "main_thread")?
-            .call0()?;
-        main.getattr(pyo3::intern!(py, "ident"))?.eq(me)
+        let me = GET_IDENT.get(py)?.call0()?;
+        let main = MAIN_THREAD.get(py)?.call0()?;
+        main.getattr(IDENT.get(py))?.eq(me)
     };
     // In doubt, looking for signals does no harm.
     ask().unwrap_or(true)

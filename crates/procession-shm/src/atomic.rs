@@ -1,10 +1,10 @@
 //! The atomics of the protocols that loom checks: the standard library's, or loom's in its models.
 
 #[cfg(not(loom))]
-pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 #[cfg(loom)]
-pub use model::{AtomicU32, AtomicU64, Ordering};
+pub use model::{AtomicU32, AtomicU64, Ordering, fence};
 
 #[cfg(loom)]
 mod model {
@@ -14,7 +14,7 @@ mod model {
 
     pub use std::sync::atomic::Ordering;
 
-    use loom::sync::atomic::fence;
+    pub use loom::sync::atomic::fence;
 
     fn settle(order: Ordering) {
         if order == Ordering::SeqCst {

@@ -14,9 +14,13 @@
 //! cleared when a round ends. A round that ended by a reset leaves both rows zeros.
 //!
 //! Who waits looks at those who have arrived, and at those of the round before: if one of them has
-//! died (of those before: not in good order), the barrier is broken.
+//! died (of those before: not in good order), the barrier is broken. The last to arrive, who does not
+//! wait, looks at the others too: perhaps nobody is left who does. At what the table says of them; and
+//! at what the system says, which takes longer, if they have waited long enough to have looked themselves.
 
 use std::fmt;
+
+use procession_sys::clock;
 
 use crate::arena::{Arena, Shared};
 use crate::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -88,6 +92,8 @@ pub struct RawBarrier {
     dead: AtomicU32,
     /// One bit for each of the last 64 generations: it ended by a reset.
     resets: AtomicU64,
+    /// When the first of this round arrived.
+    first_at: AtomicU64,
 }
 
 // SAFETY: repr(C), atomics only, no Drop, zeros valid.
@@ -153,6 +159,20 @@ impl RawBarrier {
                         let _ = self.break_it(state, None);
                         return Err(BarrierError::Broken { dead: None });
                     };
+                    if place == 0 {
+                        self.first_at.store(clock::now(), Ordering::SeqCst);
+                    }
+                    if place + 1 == row.len()
+                        && let Some(dead) = self.find_dead_before(arena, me, row, state >> 2)
+                    {
+                        // If not by this, it was broken by something else meanwhile.
+                        let broken = self.break_it(state, Some(dead));
+                        return Err(if broken {
+                            BarrierError::Broken { dead: Some(dead) }
+                        } else {
+                            self.broken()
+                        });
+                    }
                     row[place].store(me.to_raw() | tag(state >> 2), Ordering::SeqCst);
                     if place + 1 == row.len() {
                         // 64 generations ago it meant another. Under the lock no reset comes between.
@@ -200,6 +220,21 @@ impl RawBarrier {
             leader: false,
             generation: state >> 2,
         })
+    }
+
+    /// For the last to arrive: one of the others who has died.
+    fn find_dead_before(
+        &self,
+        arena: &Arena,
+        me: MemberId,
+        row: &[AtomicU32],
+        generation: u32,
+    ) -> Option<MemberId> {
+        let waited = clock::since(self.first_at.load(Ordering::SeqCst));
+        row.iter()
+            .filter_map(|record| member_in(record, generation))
+            .filter(|&id| id != me)
+            .find(|&id| arena.is_known_dead(id) || (waited >= CHECK_OWNER && arena.is_dead(id)))
     }
 
     /// Sleeps until `state` is no longer `seen`; breaks the barrier if a party has died.

@@ -12,7 +12,7 @@ macro_rules! crash_point {
 pub(crate) use crash_point;
 
 #[cfg(feature = "crash-points")]
-pub use points::{POINTS, arm, reached};
+pub use points::{LATER_POINTS, POINTS, arm, reached};
 
 #[cfg(feature = "crash-points")]
 mod points {
@@ -58,12 +58,29 @@ mod points {
         "get: head moved on",
     ];
 
+    /// Those of reader-writer locks, of what is done once, and of plain data.
+    pub const LATER_POINTS: &[&str] = &[
+        "rwlock: counted",
+        "rwlock: left",
+        "rwlock: waits for readers",
+        "rwlock: writes",
+        "once: done",
+        "slice: has its table",
+        "slice: frozen",
+        "mailbox: written",
+        "mailbox: away",
+        "mailbox: read",
+    ];
+
     /// The place, as one more than its number; 0 is none.
     static ARMED: AtomicUsize = AtomicUsize::new(0);
     static LEFT: AtomicUsize = AtomicUsize::new(0);
 
     fn number(name: &str) -> usize {
-        let at = POINTS.iter().position(|point| *point == name);
+        let at = POINTS
+            .iter()
+            .chain(LATER_POINTS)
+            .position(|point| *point == name);
         at.map_or(usize::MAX, |at| at + 1)
     }
 

@@ -4,6 +4,7 @@ use crate::arena::Shared;
 use crate::atomic::{AtomicU32, Ordering};
 use crate::futex;
 use crate::patience::{LOOK_AGAIN, Patience, WaitError};
+use crate::readiness::Readiness;
 
 const SET: u32 = 1;
 
@@ -79,5 +80,25 @@ impl RawEvent {
         };
         self.sleepers.fetch_sub(1, Ordering::SeqCst);
         result
+    }
+
+    /// One who waits for it, and for other things too; see [`Readiness`].
+    pub fn watch(&self) {
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The end of [`watch`](Self::watch).
+    pub fn unwatch(&self) {
+        self.sleepers.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Whether it is set.
+    pub fn look(&self) -> Readiness<'_> {
+        let seen = self.word.load(Ordering::SeqCst);
+        if seen & SET != 0 {
+            Readiness::Ready
+        } else {
+            Readiness::NotYet(&self.word, seen)
+        }
     }
 }

@@ -19,7 +19,7 @@ pub(crate) const PLANES: usize = MEMBERS / PLANE;
 /// Bytes of the header.
 pub(crate) const HEADER: usize = 8192;
 /// Bytes of a member's entry.
-pub(crate) const MEMBER: usize = 256;
+pub(crate) const MEMBER: usize = 512;
 /// Bytes of a slot.
 pub(crate) const SLOT: usize = 64;
 /// Bytes of a page.

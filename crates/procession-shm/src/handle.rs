@@ -82,6 +82,16 @@ pub enum Kind {
     Pool = 12,
     /// A place for one message.
     Cell = 14,
+    /// Plain data: numbers in a row.
+    Slice = 15,
+    /// The locks of the chunks of a slice.
+    Chunks = 16,
+    /// A lock that many readers or one writer hold.
+    RwLock = 17,
+    /// Something to be done once.
+    Once = 18,
+    /// A shortcut beside a descriptor.
+    Mailbox = 19,
 }
 
 impl Kind {
@@ -101,6 +111,11 @@ impl Kind {
             Segment,
             Pool,
             Cell,
+            Slice,
+            Chunks,
+            RwLock,
+            Once,
+            Mailbox,
         ]
         .into_iter()
         .find(|kind| *kind as u32 == word)
@@ -122,6 +137,11 @@ impl Kind {
             Kind::Segment => "queue segment",
             Kind::Pool => "pool",
             Kind::Cell => "value",
+            Kind::Slice => "shared slice",
+            Kind::Chunks => "chunk of a shared slice",
+            Kind::RwLock => "reader-writer lock",
+            Kind::Once => "once",
+            Kind::Mailbox => "mailbox",
         }
     }
 }

@@ -42,22 +42,41 @@ mod handle;
 #[allow(unsafe_code, reason = "declares what may live in shared memory")]
 mod lock;
 #[allow(unsafe_code, reason = "declares what may live in shared memory")]
+mod mailbox;
+#[allow(unsafe_code, reason = "declares what may live in shared memory")]
 mod member;
 #[cfg(loom)]
 pub mod model;
+#[allow(
+    unsafe_code,
+    reason = "turns the bytes of a named file into slices, for those who hold its lock"
+)]
+mod named;
+#[allow(unsafe_code, reason = "declares what may live in shared memory")]
+mod once;
 mod parcel;
 mod patience;
 #[allow(unsafe_code, reason = "declares what may live in shared memory")]
 pub mod pool_state;
+mod readiness;
 #[allow(unsafe_code, reason = "declares what may live in shared memory")]
 mod ring;
 #[allow(unsafe_code, reason = "declares what may live in shared memory")]
 mod rlock;
 #[allow(unsafe_code, reason = "declares what may live in shared memory")]
+mod rwlock;
+#[allow(unsafe_code, reason = "declares what may live in shared memory")]
 mod semaphore;
 mod sleepers;
+#[allow(
+    unsafe_code,
+    reason = "the one place that turns plain shared bytes into slices, for those who have them to themselves"
+)]
+mod slice;
 #[allow(unsafe_code, reason = "declares what may live in shared memory")]
 mod wait_queue;
+#[allow(unsafe_code, reason = "declares what may live in shared memory")]
+mod waits;
 
 pub use arena::{AllocError, Arena, ArenaError, ArenaStats, Gone, HeldStill, Shared};
 pub use barrier::{Arrival, BarrierError, RawBarrier};
@@ -65,10 +84,20 @@ pub use cell::RawCell;
 pub use event::RawEvent;
 pub use handle::{Handle, Kind};
 pub use lock::{Acquired, NotHeld, RawLock};
+pub use mailbox::{Arrived, MAILBOX_ROOM, Posted, RawMailbox, Way};
 pub use member::{MemberId, MemberInfo, MembersFull, Role};
+pub use named::{NamedSegment, SegmentReader, SegmentWriter};
+pub use once::{RawOnce, Turn};
 pub use parcel::{Contents, ParcelView};
 pub use patience::{Patience, WaitError};
-pub use ring::{Entry, GetError, PutError, RawQueue, TooManyDone};
+pub use readiness::Readiness;
+pub use ring::{Entry, Front, GetError, PutError, RawQueue, Records, TooManyDone};
 pub use rlock::{NotOwner, RawRLock};
+pub use rwlock::RawRwLock;
 pub use semaphore::{RawSemaphore, ReleaseError};
+pub use slice::{
+    CellSlice, ChunkError, DividedSlice, Element, FrozenSlice, HeldChunk, HeldWhole, Home,
+    OwnedSlice,
+};
 pub use wait_queue::{RawWaitQueue, Ticket};
+pub use waits::{Published, Waiter};

@@ -22,6 +22,7 @@ use crate::crash::crash_point;
 use crate::futex::{self, Wake};
 use crate::member::{MemberId, MemberInfo};
 use crate::patience::{CHECK_OWNER, FIRST_LOOK, Patience, WaitError};
+use crate::readiness::Readiness;
 
 const WAITERS: u32 = 1 << 31;
 
@@ -196,6 +197,35 @@ impl RawLock {
         Some(owner)
     }
 
+    /// Whether it can be had, from a dead owner too; if not, its owner is asked to wake who sleeps.
+    /// See [`Readiness`].
+    pub fn look(&self, arena: &Arena) -> Readiness<'_> {
+        loop {
+            let seen = self.word.load(Ordering::SeqCst);
+            let marked = seen | WAITERS;
+            match MemberId::from_raw(seen & !WAITERS) {
+                Some(owner) if !arena.is_dead(owner) => {}
+                _ => return Readiness::Ready,
+            }
+            if seen == marked
+                || self
+                    .word
+                    .compare_exchange(seen, marked, Ordering::SeqCst, Ordering::Relaxed)
+                    .is_ok()
+            {
+                return Readiness::NotYet(&self.word, marked);
+            }
+        }
+    }
+
+    /// The end of waiting for it and for other things too: if it is free, the wake-up may have come
+    /// here.
+    pub fn unwatch(&self) {
+        if self.owner().is_none() {
+            futex::wake(&self.word, 1);
+        }
+    }
+
     /// Releases the lock, whoever holds it, and wakes a waiter.
     ///
     /// # Errors
@@ -219,9 +249,27 @@ impl RawLock {
         MemberId::from_raw(self.word.load(Ordering::Relaxed) & !WAITERS)
     }
 
+    /// Whether nobody holds it. If so, what the last owner did is visible: the acquire pairs with the
+    /// release in `release`.
+    pub(crate) fn is_free(&self) -> bool {
+        self.word.load(Ordering::Acquire) & !WAITERS == 0
+    }
+
     /// The thread that acquired it, if it is held.
     pub fn owner_thread(&self) -> Option<u32> {
         self.owner().map(|_| self.thread.load(Ordering::Relaxed))
+    }
+
+    /// The thread that wrote itself down last.
+    #[inline]
+    pub(crate) fn noted_thread(&self) -> u32 {
+        self.thread.load(Ordering::Relaxed)
+    }
+
+    /// By its holder: nobody is written down.
+    #[inline]
+    pub(crate) fn forget_thread(&self) {
+        self.thread.store(0, Ordering::Relaxed);
     }
 
     /// How many sleep waiting for it, about: a waiter that was killed stays counted for a while.
@@ -231,6 +279,12 @@ impl RawLock {
         } else {
             self.sleepers.load(Ordering::Relaxed)
         }
+    }
+
+    /// As [`hold`](Self::hold), if it is free: without a look at the clock.
+    #[inline]
+    pub(crate) fn try_hold(&self, me: MemberId) -> Option<Hold<'_>> {
+        self.try_take(me).then(|| Hold(self))
     }
 
     /// Acquires for a short stretch of the crate's own, and releases when dropped. A dead owner's

@@ -12,6 +12,9 @@
 //! | CLEARING | dead; `who` takes some of its references away, in a moment | `who`, back to ALIVE; when `who` is dead another |
 //! | REAPING | `who` gives back what the member held; may be taken over when `who` dies | `who`, to FREE with the next generation |
 //! | REAPING_LEFT | the same, of one that ended in good order | the same |
+//!
+//! Who ends while threads of it may still use what it holds does not go to LEFT, where it counts as dead
+//! and has nothing any more: it sets `leaving` beside ALIVE, and is dead once the kernel says so.
 
 use std::fmt;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
@@ -21,6 +24,7 @@ use procession_sys::liveness;
 
 use crate::arena::{Arena, Shared};
 use crate::geometry::MEMBERS;
+use crate::waits::Waits;
 
 const INDEX_BITS: u32 = 12;
 const GENERATION_MASK: u32 = (1 << 18) - 1;
@@ -145,9 +149,14 @@ pub(crate) struct Entry {
     exit_noted: AtomicU32,
     exit_status: AtomicI32,
     name_length: AtomicU32,
+    /// 1: whatever its end looks like, it is one in good order.
+    leaving: AtomicU32,
+    _apart: AtomicU32,
     /// One bit for each of the last 64 generations: it did not end in good order.
     lost: AtomicU64,
     name: [AtomicU64; 8],
+    /// What its threads wait for.
+    waits: Waits,
 }
 
 // SAFETY: repr(C), atomics only, no Drop; all zeros is a FREE entry.
@@ -193,6 +202,17 @@ impl Entry {
             .flat_map(|word| word.load(Ordering::Relaxed).to_ne_bytes())
             .collect();
         String::from_utf8_lossy(&bytes[..length]).into_owned()
+    }
+}
+
+impl Entry {
+    /// Whether its user, in state `seen`, has said that it ends in good order.
+    fn has_left(&self, seen: u64) -> bool {
+        match state_of(seen) {
+            LEFT | REAPING_LEFT => true,
+            ALIVE | CLEARING | REAPING => self.leaving.load(Ordering::SeqCst) == 1,
+            _ => false,
+        }
     }
 }
 
@@ -257,11 +277,13 @@ impl Arena {
                 entry.pid.store(0, Ordering::Relaxed);
                 entry.start_time.store(0, Ordering::Relaxed);
                 entry.exit_noted.store(0, Ordering::Relaxed);
+                entry.leaving.store(0, Ordering::Relaxed);
                 entry
                     .parent
                     .store(parent.map_or(0, MemberId::to_raw), Ordering::Relaxed);
                 entry.role.store(role as u32, Ordering::Relaxed);
                 entry.set_name(name);
+                entry.waits.clear();
                 entry.state.store(
                     word(id.generation(), RESERVED, reserver.to_raw()),
                     Ordering::SeqCst,
@@ -299,13 +321,23 @@ impl Arena {
             && state_of(seen) == RESERVED
             && entry.pid.load(Ordering::SeqCst) == 0
         {
-            let start = liveness::start_time(pid).unwrap_or(0);
-            entry.start_time.store(start, Ordering::SeqCst);
+            // Its start time, which is dear to find out, it writes down itself: until then it holds
+            // nothing that anybody waits for, and the pid alone is not another's before its parent
+            // has waited for it.
             entry.pid.store(pid, Ordering::SeqCst);
         }
     }
 
-    /// The calling process ends in good order. What it still holds goes back now.
+    /// The calling process is about to end in good order. It keeps what it holds, and counts as alive,
+    /// until it has ended: threads of it, or its exit handlers, may be at work on that.
+    pub fn leave_at_end(&self, me: MemberId) {
+        if let Some((entry, _)) = self.entry_of(me) {
+            entry.leaving.store(1, Ordering::SeqCst);
+        }
+    }
+
+    /// The calling process ends in good order. What it still holds goes back now, and it counts as dead:
+    /// nothing in it may use what it held.
     pub fn leave(&self, me: MemberId) {
         let Some((entry, seen)) = self.entry_of(me) else {
             return;
@@ -339,11 +371,17 @@ impl Arena {
         }
     }
 
+    /// Whether the table says that this member is gone. Quick; of one that has just died it may not know yet.
+    pub(crate) fn is_known_dead(&self, id: MemberId) -> bool {
+        self.entry_of(id)
+            .is_none_or(|(_, seen)| !matches!(state_of(seen), ALIVE | RESERVED | PREPARING))
+    }
+
     /// Whether this member ended in good order, as far as is remembered: of an entry used by 64
     /// others since, the best is believed.
     pub fn has_left(&self, id: MemberId) -> bool {
-        if let Some((_, seen)) = self.entry_of(id) {
-            return matches!(state_of(seen), LEFT | REAPING_LEFT);
+        if let Some((entry, seen)) = self.entry_of(id) {
+            return entry.has_left(seen);
         }
         let entry = self.member_entry(id.index());
         let now = generation_of(entry.state.load(Ordering::SeqCst));
@@ -357,7 +395,7 @@ impl Arena {
         let Some((entry, seen)) = self.await_cleared(dead) else {
             return;
         };
-        let left = matches!(state_of(seen), LEFT | REAPING_LEFT);
+        let left = entry.has_left(seen);
         let reaping = if left { REAPING_LEFT } else { REAPING };
         let claimed = word(dead.generation(), reaping, by.to_raw());
         match state_of(seen) {
@@ -497,6 +535,18 @@ impl Arena {
         if let Some((entry, _)) = self.entry_of(id) {
             entry.set_name(name);
         }
+    }
+
+    pub(crate) fn waits_of(&self, id: MemberId) -> &Waits {
+        &self.member_entry(id.index()).waits
+    }
+
+    /// Whoever has an entry now.
+    pub(crate) fn member_ids(&self) -> impl Iterator<Item = MemberId> {
+        (1..self.members_in_use()).filter_map(|index| {
+            let seen = self.member_entry(index).state.load(Ordering::SeqCst);
+            (state_of(seen) != FREE).then(|| MemberId::new(index, generation_of(seen)))
+        })
     }
 
     /// Everyone in the table, dead ones that are not yet cleared away included.

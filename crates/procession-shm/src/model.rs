@@ -6,11 +6,12 @@
     reason = "for the models only"
 )]
 
-use crate::atomic::AtomicU32;
+use crate::atomic::{AtomicU32, AtomicU64};
 use crate::event::RawEvent;
 use crate::lock::RawLock;
 use crate::member::MemberId;
-use crate::patience::{Patience, WaitError};
+use crate::patience::{LOOK_AGAIN, Patience, WaitError};
+use crate::readiness::Readiness;
 use crate::semaphore::RawSemaphore;
 use crate::wait_queue::{RawWaitQueue, Ticket};
 
@@ -84,4 +85,62 @@ impl Sleepers {
 /// A death becomes known: every sleep that is bounded in truth comes to its end once.
 pub fn tick() {
     crate::futex::tick();
+}
+
+impl crate::rwlock::RawRwLock {
+    pub fn read_among(
+        &self,
+        is_dead: impl Fn(MemberId) -> bool,
+        me: MemberId,
+        readers: &[AtomicU64],
+        patience: &mut Patience<'_>,
+        died: &mut dyn FnMut(MemberId),
+    ) -> Result<(), WaitError> {
+        self.read_with(is_dead, me, &readers[me.index()], patience, died)
+    }
+
+    pub fn write_among(
+        &self,
+        is_dead: impl Fn(MemberId) -> bool,
+        me: MemberId,
+        readers: &[AtomicU64],
+        patience: &mut Patience<'_>,
+        died: &mut dyn FnMut(MemberId),
+    ) -> Result<(), WaitError> {
+        self.write_with(is_dead, me, || readers, patience, died)
+    }
+}
+
+/// Sleeps, as one who waits for other things too, until `look` finds it ready.
+fn until_ready<'a>(look: impl Fn() -> Readiness<'a>) {
+    while let Readiness::NotYet(word, seen) = look() {
+        let _ = Patience::forever().park(word, seen, LOOK_AGAIN);
+    }
+}
+
+impl crate::rwlock::RawRwLock {
+    pub fn watch_until_unread(&self, is_dead: impl Fn(MemberId) -> bool, readers: &[AtomicU64]) {
+        self.watch_to_write();
+        until_ready(|| self.look_to_write_with(&is_dead, Readiness::Ready, readers));
+        self.unwatch_to_write();
+    }
+}
+
+impl crate::semaphore::RawSemaphore {
+    pub fn watch_until_free(&self, is_dead: impl Fn(MemberId) -> bool, owners: &[AtomicU32]) {
+        self.watch();
+        until_ready(|| self.look_with(&is_dead, owners));
+        self.unwatch(owners);
+    }
+}
+
+impl crate::once::RawOnce {
+    pub fn begin_among(
+        &self,
+        is_dead: impl Fn(MemberId) -> bool,
+        me: MemberId,
+        patience: &mut Patience<'_>,
+    ) -> Result<crate::once::Turn, WaitError> {
+        self.begin_with(is_dead, me, patience)
+    }
 }

@@ -22,6 +22,9 @@ pub(crate) const CHECK_OWNER: Duration = Duration::from_millis(50);
 pub(crate) const FIRST_LOOK: Duration = Duration::from_millis(2);
 /// And one that must see signals whose handler ran just before it went to sleep.
 const CHECK_SIGNALS: Duration = Duration::from_millis(50);
+/// One who is sure to be woken looks again at least this often, and how much rarer each time.
+const RARELY: Duration = Duration::from_secs(4);
+const RARER: u32 = 4;
 /// After so many wake-ups for nothing the hook is asked all the same.
 const WAKE_UPS: u8 = 16;
 
@@ -49,8 +52,11 @@ impl std::error::Error for WaitError {}
 pub struct Patience<'a> {
     limit: Limit,
     interrupt: Option<&'a mut dyn FnMut() -> bool>,
+    watch: Option<&'a mut dyn FnMut()>,
     /// Wake-ups since the hook was asked.
     woken: u8,
+    /// How many times longer than usual the next sleep for an event lasts, if they may become longer.
+    longer: Option<u32>,
 }
 
 #[derive(Clone, Copy)]
@@ -79,7 +85,9 @@ impl<'a> Patience<'a> {
         Patience {
             limit: Limit::Forever,
             interrupt: None,
+            watch: None,
             woken: 0,
+            longer: None,
         }
     }
 
@@ -88,7 +96,9 @@ impl<'a> Patience<'a> {
         Patience {
             limit: Limit::Once,
             interrupt: None,
+            watch: None,
             woken: 0,
+            longer: None,
         }
     }
 
@@ -97,7 +107,9 @@ impl<'a> Patience<'a> {
         Patience {
             limit: Limit::Until(deadline),
             interrupt: None,
+            watch: None,
             woken: 0,
+            longer: None,
         }
     }
 
@@ -117,12 +129,32 @@ impl<'a> Patience<'a> {
         wait.map_or_else(Patience::forever, Patience::timeout)
     }
 
-    /// Has `hook` called after every signal and at least every 50 ms of sleep; when it returns
+    /// Has `hook` called after every signal and at least every 50 ms of sleep (but see
+    /// [`looking_rarely`](Self::looking_rarely)); when it returns
     /// true, the call gives up.
     #[must_use]
     pub fn with_interrupt(mut self, hook: &'a mut dyn FnMut() -> bool) -> Patience<'a> {
         self.interrupt = Some(hook);
         self
+    }
+
+    /// For one who may wait for long, and whom somebody wakes should the wake-up that was meant for him have gone to
+    /// a process that died of it: as long as nothing happens he looks, and calls the hook, ever more
+    /// rarely, down to once in 4 seconds. A signal that arrives while he sleeps still ends the sleep.
+    /// What waits for an owner to give something back is not affected.
+    #[must_use]
+    pub fn looking_rarely(mut self) -> Patience<'a> {
+        self.longer = Some(1);
+        self
+    }
+
+    /// The same time limit and hook for a call inside, whose sleeps are watched: `watch` is called
+    /// whenever one has ended by itself, the first time after some milliseconds, and from time to
+    /// time when wake-ups come to nothing. No lock is held then for a moment only.
+    pub fn watched<'b>(&'b mut self, watch: &'b mut dyn FnMut()) -> Patience<'b> {
+        let mut inner = self.reborrow();
+        inner.watch = Some(watch);
+        inner
     }
 
     /// The same time limit and hook for a shorter call inside.
@@ -131,16 +163,27 @@ impl<'a> Patience<'a> {
             Some(hook) => Some(&mut **hook),
             None => None,
         };
+        let watch: Option<&mut dyn FnMut()> = match &mut self.watch {
+            Some(watch) => Some(&mut **watch),
+            None => None,
+        };
         Patience {
             limit: self.limit,
             interrupt,
+            watch,
             woken: self.woken,
+            longer: self.longer,
         }
     }
 
     /// Whether it would wait at all.
     pub fn is_none(&self) -> bool {
         matches!(self.limit, Limit::Once)
+    }
+
+    /// Whether the wait ends by itself.
+    pub fn is_limited(&self) -> bool {
+        !matches!(self.limit, Limit::Forever)
     }
 
     /// The time left: `None` is for ever.
@@ -228,14 +271,46 @@ impl<'a> Patience<'a> {
         expected: u32,
         slice: Duration,
     ) -> Result<Wake, WaitError> {
+        let length = self.slice(slice);
+        self.park_for(word, expected, length)
+    }
+
+    /// The same for an event, of which others tell.
+    ///
+    /// # Errors
+    /// As `park`.
+    pub(crate) fn park_for_event(
+        &mut self,
+        word: &AtomicU32,
+        expected: u32,
+    ) -> Result<Wake, WaitError> {
+        let mut length = self.slice(LOOK_AGAIN);
+        if let Some(longer) = self.longer {
+            length = length.saturating_mul(longer).min(RARELY);
+            length = self.left().map_or(length, |left| left.min(length));
+        }
+        let woken = self.park_for(word, expected, length)?;
+        if let Some(longer) = &mut self.longer
+            && woken == Wake::TimedOut
+        {
+            *longer = longer.saturating_mul(RARER);
+        }
+        Ok(woken)
+    }
+
+    fn park_for(
+        &mut self,
+        word: &AtomicU32,
+        expected: u32,
+        length: Duration,
+    ) -> Result<Wake, WaitError> {
         if self.is_over() {
             return Err(WaitError::TimedOut);
         }
         if self.woken >= WAKE_UPS {
             self.ask()?;
         }
-        let slept_for = self.slice(slice);
-        let woken = futex::wait(word, expected, slept_for);
+        let woken = futex::wait(word, expected, length);
         if woken == Wake::Woken {
             self.woken = self.woken.saturating_add(1);
         } else {
@@ -246,6 +321,9 @@ impl<'a> Patience<'a> {
 
     fn ask(&mut self) -> Result<(), WaitError> {
         self.woken = 0;
+        if let Some(watch) = &mut self.watch {
+            watch();
+        }
         if let Some(hook) = &mut self.interrupt
             && hook()
         {

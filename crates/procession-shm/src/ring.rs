@@ -16,8 +16,13 @@
 //! `head` (get) with its load (put): the room is free. Stores and loads of the words next to the
 //! sleeper counts are SeqCst, so that one side sees the sleeper or the other sees the change.
 
+mod front;
+mod records;
+
 use std::fmt;
 
+pub use self::front::Front;
+pub use self::records::Records;
 use crate::arena::{AllocError, Arena, Shared};
 use crate::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::crash::crash_point;
@@ -26,6 +31,7 @@ use crate::lock::{Hold, RawLock};
 use crate::member::MemberId;
 use crate::parcel::{Contents, ParcelView};
 use crate::patience::{LOOK_AGAIN, Patience, WaitError};
+use crate::readiness::Readiness;
 use crate::sleepers::Sleepers;
 
 /// Place of a segment in the claim's count: no message has it as long as it waits, for there are
@@ -148,12 +154,18 @@ pub struct RawQueue {
     capacity: AtomicU32,
     /// Watchers that show no message, see [`RawQueue::is_overlooked`].
     blind: AtomicU32,
-    _apart: [AtomicU32; 3],
+    /// What `head` was when a producer last looked, under `put_lock`: `head` has not been before it
+    /// since. While that leaves room enough, producers don't touch the consumers' cache line.
+    seen_head: AtomicU64,
+    _apart: [AtomicU32; 2],
     get_lock: RawLock,
     /// Messages reported done; `tail`'s count less this is unfinished.
     done: AtomicU32,
     head: AtomicU64,
     head_segment: AtomicU64,
+    /// What `tail` was when a consumer last looked, under `get_lock`. `head` is never past it; while it
+    /// is not there yet, consumers don't touch the producers' cache line.
+    seen_tail: AtomicU64,
     /// For room, or the close.
     putters: Sleepers,
     /// For the last message to be done.
@@ -162,6 +174,13 @@ pub struct RawQueue {
 
 // SAFETY: repr(C), atomics only, no Drop, zeros valid (an unprepared queue).
 unsafe impl Shared for RawQueue {}
+
+/// What producers write and what consumers write lies in two cache lines (loom's atomics are larger).
+#[cfg(not(loom))]
+const _: () = assert!(
+    std::mem::offset_of!(RawQueue, get_lock) == 64 && size_of::<RawQueue>() <= 128,
+    "the two sides of a queue share a cache line"
+);
 
 #[repr(C)]
 #[derive(Debug)]
@@ -205,7 +224,10 @@ impl<'a> Ring<'a> {
     fn of(arena: &'a Arena, word: u64) -> Option<Ring<'a>> {
         let handle = arena.handle_from_word(word)?;
         let (offset, length) = arena.place(handle, Kind::Segment).ok()?;
-        let segment: &Segment = arena.object(handle, Kind::Segment).ok()?;
+        if length < SEGMENT_HEADER {
+            return None;
+        }
+        let segment: &Segment = arena.at(offset);
         let units = segment.units.load(Ordering::Relaxed);
         let bytes = units as usize * UNIT;
         if !units.is_power_of_two() || SEGMENT_HEADER + bytes > length {
@@ -219,6 +241,15 @@ impl<'a> Ring<'a> {
             base,
             units,
         })
+    }
+
+    /// Whether `units` more fit behind `position` while consumers are at `head`, or past it.
+    fn has_room(&self, position: u32, head: u32, units: u32) -> bool {
+        // A consumer still in an earlier segment has taken nothing of this one.
+        let behind = position.wrapping_sub(self.base) < position.wrapping_sub(head);
+        let used = position.wrapping_sub(if behind { self.base } else { head });
+        position.wrapping_sub(head) <= LONGEST
+            && used.checked_add(units).is_some_and(|sum| sum <= self.units)
     }
 
     fn place(&self, position: u32) -> usize {
@@ -242,6 +273,17 @@ impl<'a> Ring<'a> {
         if !rest.is_empty() {
             arena.read(self.start, rest);
         }
+    }
+
+    fn read_to_vec(&self, arena: &Arena, position: u32, skip: usize, length: usize) -> Vec<u8> {
+        let at = (self.place(position) + skip) % self.bytes;
+        let first = length.min(self.bytes - at);
+        let mut bytes = Vec::with_capacity(length);
+        arena.append(self.start + at, first, &mut bytes);
+        if length > first {
+            arena.append(self.start, length - first, &mut bytes);
+        }
+        bytes
     }
 }
 
@@ -289,9 +331,11 @@ impl RawQueue {
         count_of(tail).wrapping_sub(count_of(head))
     }
 
-    /// Whether it is empty.
+    /// Whether it is empty, at some instant during the call.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        // `head` first: if what a consumer has seen lies beyond it, then something was in between.
+        let head = self.head.load(Ordering::SeqCst);
+        count_of(head) == count_of(self.seen_tail.load(Ordering::SeqCst)) && self.len() == 0
     }
 
     /// Most messages it may hold; 0 is no limit.
@@ -325,7 +369,13 @@ impl RawQueue {
 
     fn is_full(&self) -> bool {
         let capacity = self.capacity.load(Ordering::Relaxed);
-        capacity != 0 && self.len() >= capacity
+        if capacity == 0 {
+            return false;
+        }
+        // What was there then is at least what is there now.
+        let seen = count_of(self.seen_head.load(Ordering::SeqCst));
+        let most = count_of(self.tail.load(Ordering::SeqCst)).wrapping_sub(seen);
+        most >= capacity && self.len() >= capacity
     }
 
     /// Puts a message at the end. It can be got as soon as this returns. Waits for room in a bounded
@@ -456,17 +506,20 @@ impl RawQueue {
                 );
                 continue;
             }
-            let head = units_of(self.head.load(Ordering::SeqCst));
+            let seen = units_of(self.seen_head.load(Ordering::Relaxed));
+            if ring.has_room(position, seen, units) {
+                return Ok(ring);
+            }
+            let head = self.head.load(Ordering::SeqCst);
+            self.seen_head.store(head, Ordering::SeqCst);
+            let head = units_of(head);
             if position.wrapping_sub(head) > LONGEST {
                 return Err(PutError::Memory(AllocError::Range {
                     asked: units as usize * UNIT,
                     reserve: LONGEST as usize * UNIT,
                 }));
             }
-            // A consumer still in an earlier segment has taken nothing of this one.
-            let behind = position.wrapping_sub(ring.base) < position.wrapping_sub(head);
-            let used = position.wrapping_sub(if behind { ring.base } else { head });
-            if used.checked_add(units).is_some_and(|sum| sum <= ring.units) {
+            if ring.has_room(position, head, units) {
                 return Ok(ring);
             }
             let wanted = (ring.units as usize * 2 * UNIT)
@@ -566,6 +619,9 @@ impl RawQueue {
         me: MemberId,
         patience: &mut Patience<'_>,
     ) -> Result<Hold<'a>, WaitError> {
+        if let Some(held) = lock.try_hold(me) {
+            return Ok(held);
+        }
         if patience.is_none() {
             lock.hold(arena, me, &mut Patience::timeout(LOOK_AGAIN))
         } else {
@@ -586,9 +642,13 @@ impl RawQueue {
             WaitError::Interrupted => GetError::Interrupted,
         })?;
         let head = self.head.load(Ordering::SeqCst);
-        let tail = self.tail.load(Ordering::SeqCst);
+        let mut tail = self.seen_tail.load(Ordering::SeqCst);
         if count_of(head) == count_of(tail) {
-            return Ok(None);
+            tail = self.tail.load(Ordering::SeqCst);
+            if count_of(head) == count_of(tail) {
+                return Ok(None);
+            }
+            self.seen_tail.store(tail, Ordering::SeqCst);
         }
         let ring = self
             .front(arena, me, units_of(head))
@@ -601,8 +661,7 @@ impl RawQueue {
         if length > INLINE || length > ring.bytes || length + UNIT > present {
             return Err(GetError::Gone);
         }
-        let mut bytes = vec![0; length];
-        ring.read(arena, units_of(head), UNIT, &mut bytes);
+        let bytes = ring.read_to_vec(arena, units_of(head), UNIT, length);
         // What can't be received is taken all the same: else nobody would get past it.
         let entry = if tag & IS_PARCEL == 0 {
             Some(Entry::Inline { tag, bytes })
@@ -681,6 +740,48 @@ impl RawQueue {
         result
     }
 
+    /// Waits until a message can be got, without taking it, or there is something `elsewhere`. Closed counts
+    /// as there. Who puts something elsewhere calls [`wake_getters`](Self::wake_getters) afterwards.
+    ///
+    /// # Errors
+    /// When the time has passed or the interrupt hook asked to give up.
+    pub fn wait_readable_or(
+        &self,
+        patience: &mut Patience<'_>,
+        elsewhere: impl Fn() -> bool,
+    ) -> Result<(), WaitError> {
+        let there = || !self.is_empty() || elsewhere() || self.is_closed();
+        if there() {
+            return Ok(());
+        }
+        if patience.is_none() {
+            return Err(WaitError::TimedOut);
+        }
+        if patience.spin(|| there().then_some(())).is_some() {
+            return Ok(());
+        }
+        let result = self.getters.sleep_until(patience, there);
+        if result.is_err() && (!self.is_empty() || elsewhere()) {
+            // Woken and out of time, perhaps: another can have it.
+            self.getters.wake(1);
+        }
+        result
+    }
+
+    /// Wakes so many of those who sleep until there is a message: there is something for them elsewhere,
+    /// by a sequentially consistent change.
+    pub fn wake_getters(&self, count: u32) {
+        self.getters.wake(count);
+    }
+
+    /// Has all who sleep until there is a message look for themselves. To be called when one of them has
+    /// died, or may be stopped: the wake-up for a message may have gone there.
+    pub fn rouse(&self) {
+        if !self.is_empty() {
+            self.getters.wake(u32::MAX);
+        }
+    }
+
     /// A watcher, which shows outside of this memory whether there is a message, is about to show that
     /// there is none. It has to look once more first: who has put one before this doesn't wait for it.
     pub fn begin_blind(&self) {
@@ -696,6 +797,51 @@ impl RawQueue {
     /// end had better wait a moment: else the end is seen before the message.
     pub fn is_overlooked(&self) -> bool {
         self.blind.load(Ordering::SeqCst) > 0 && !self.is_empty()
+    }
+
+    /// One who waits for a message, or the close, and for other things too; see [`Readiness`].
+    pub fn watch_messages(&self) {
+        self.getters.watch();
+    }
+
+    /// The end of [`watch_messages`](Self::watch_messages).
+    pub fn unwatch_messages(&self) {
+        self.getters.unwatch(|| !self.is_empty());
+    }
+
+    /// Whether there is a message, or it is closed.
+    pub fn look_for_message(&self) -> Readiness<'_> {
+        self.getters.look(|| !self.is_empty() || self.is_closed())
+    }
+
+    /// One who waits for room, or the close, and for other things too; see [`Readiness`].
+    pub fn watch_room(&self) {
+        self.putters.watch();
+    }
+
+    /// The end of [`watch_room`](Self::watch_room).
+    pub fn unwatch_room(&self) {
+        self.putters.unwatch(|| !self.is_full());
+    }
+
+    /// Whether there is room, or it is closed.
+    pub fn look_for_room(&self) -> Readiness<'_> {
+        self.putters.look(|| !self.is_full() || self.is_closed())
+    }
+
+    /// One who waits for all messages to be done, and for other things too; see [`Readiness`].
+    pub fn watch_done(&self) {
+        self.joiners.watch();
+    }
+
+    /// The end of [`watch_done`](Self::watch_done).
+    pub fn unwatch_done(&self) {
+        self.joiners.unwatch(|| false);
+    }
+
+    /// Whether all messages are done.
+    pub fn look_for_done(&self) -> Readiness<'_> {
+        self.joiners.look(|| self.unfinished() == 0)
     }
 
     /// Reports one message done.
@@ -800,6 +946,9 @@ pub(crate) fn take_apart(arena: &Arena, me: MemberId, queue: Handle) {
     };
     let tail = raw.tail.load(Ordering::SeqCst);
     let mut head = raw.head.load(Ordering::SeqCst);
+    // What the words say is not believed: there is no more than the segments hold.
+    let rings = chain(arena, raw).filter_map(|segment| Ring::of(arena, segment.to_word()));
+    let mut left: u64 = rings.map(|ring| u64::from(ring.units)).sum();
     while count_of(head) != count_of(tail) {
         let Some(ring) = raw.front(arena, me, units_of(head)) else {
             break;
@@ -811,6 +960,11 @@ pub(crate) fn take_apart(arena: &Arena, me: MemberId, queue: Handle) {
         if length > INLINE || length > ring.bytes {
             break;
         }
+        let units = record_units(length);
+        let Some(rest) = left.checked_sub(units.into()) else {
+            break;
+        };
+        left = rest;
         if tag & IS_PARCEL != 0 && length == 16 {
             let mut name = [0; 16];
             ring.read(arena, units_of(head), UNIT, &mut name);
@@ -818,7 +972,7 @@ pub(crate) fn take_apart(arena: &Arena, me: MemberId, queue: Handle) {
         }
         head = pack(
             count_of(head).wrapping_add(1),
-            units_of(head).wrapping_add(record_units(length)),
+            units_of(head).wrapping_add(units),
         );
         raw.head.store(head, Ordering::SeqCst);
     }

@@ -9,6 +9,7 @@ use crate::arena::{Arena, Shared};
 use crate::lock::{Acquired, RawLock};
 use crate::member::MemberId;
 use crate::patience::{Patience, WaitError};
+use crate::readiness::Readiness;
 
 /// The lock is not held by the calling thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,12 +23,13 @@ impl fmt::Display for NotOwner {
 
 impl std::error::Error for NotOwner {}
 
-/// A recursive lock in shared memory. `count` and `thread` belong to whoever holds `lock`.
+/// A recursive lock in shared memory. `count` and the lock's note of its thread belong to whoever holds
+/// it. The note is cleared before it is let go: between taking the lock and writing the note another
+/// thread of the process must not find its own from before.
 #[repr(C)]
 #[derive(Debug, Default)]
 pub struct RawRLock {
     lock: RawLock,
-    thread: AtomicU32,
     count: AtomicU32,
 }
 
@@ -38,7 +40,28 @@ impl RawRLock {
     /// Whether the calling thread holds it.
     #[inline]
     pub fn is_mine(&self, me: MemberId) -> bool {
-        self.lock.owner() == Some(me) && self.thread.load(Ordering::Relaxed) == thread::id()
+        self.lock.owner() == Some(me) && self.lock.noted_thread() == thread::id()
+    }
+
+    /// Acquires it without waiting, `times` at once, if it is free or the calling thread's.
+    ///
+    /// # Panics
+    /// When one thread acquires it 2^32 times.
+    #[inline]
+    pub fn try_take(&self, me: MemberId, times: u32) -> bool {
+        if self.is_mine(me) {
+            let count = self.count.load(Ordering::Relaxed);
+            let more = count
+                .checked_add(times)
+                .expect("a recursive lock acquired 2^32 times by one thread");
+            self.count.store(more, Ordering::Relaxed);
+            return true;
+        }
+        let taken = self.lock.try_take(me);
+        if taken {
+            self.count.store(times, Ordering::Relaxed);
+        }
+        taken
     }
 
     /// Acquires it, `times` at once; waits as long as `patience` lasts if another holds it.
@@ -55,24 +78,33 @@ impl RawRLock {
         times: u32,
         patience: &mut Patience<'_>,
     ) -> Result<Acquired, WaitError> {
-        if self.is_mine(me) {
-            let count = self.count.load(Ordering::Relaxed);
-            let more = count
-                .checked_add(times)
-                .expect("a recursive lock acquired 2^32 times by one thread");
-            self.count.store(more, Ordering::Relaxed);
+        if self.try_take(me, times) {
             return Ok(Acquired::Clean);
         }
         let acquired = self.lock.acquire(arena, me, patience)?;
         self.count.store(times, Ordering::Relaxed);
-        self.thread.store(thread::id(), Ordering::Relaxed);
         Ok(acquired)
+    }
+
+    /// Whether the calling thread can have it, from a dead owner too. See [`Readiness`].
+    pub fn look(&self, arena: &Arena, me: MemberId) -> Readiness<'_> {
+        if self.is_mine(me) {
+            Readiness::Ready
+        } else {
+            self.lock.look(arena)
+        }
+    }
+
+    /// The end of waiting for it and for other things too.
+    pub fn unwatch(&self) {
+        self.lock.unwatch();
     }
 
     /// Undoes one acquire.
     ///
     /// # Errors
     /// When the calling thread does not hold it.
+    #[inline]
     pub fn release(&self, me: MemberId) -> Result<(), NotOwner> {
         if !self.is_mine(me) {
             return Err(NotOwner);
@@ -98,8 +130,9 @@ impl RawRLock {
         Ok(count)
     }
 
+    #[inline]
     fn let_go(&self) {
-        self.thread.store(0, Ordering::Relaxed);
+        self.lock.forget_thread();
         // It is held by this thread: checked by both callers.
         let _ = self.lock.release();
     }

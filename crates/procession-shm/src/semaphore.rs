@@ -7,6 +7,7 @@ use crate::atomic::{AtomicU32, Ordering};
 use crate::futex::{self, Wake};
 use crate::member::MemberId;
 use crate::patience::{CHECK_OWNER, FIRST_LOOK, LOOK_AGAIN, Patience, WaitError};
+use crate::readiness::Readiness;
 
 /// The highest value of a semaphore, as of a POSIX one.
 const MAX_VALUE: u32 = i32::MAX as u32;
@@ -70,6 +71,16 @@ impl RawSemaphore {
         self.word.store(value, Ordering::SeqCst);
     }
 
+    /// Takes a permit without waiting, if one is free.
+    pub fn try_take(&self, me: MemberId, owners: &[AtomicU32]) -> bool {
+        let taken = if owners.is_empty() {
+            self.take_plain()
+        } else {
+            take_owned(me, owners)
+        };
+        taken.is_some()
+    }
+
     /// Takes a permit, waiting as long as `patience` lasts. `owners` is empty for a plain semaphore.
     ///
     /// # Errors
@@ -91,13 +102,7 @@ impl RawSemaphore {
         owners: &[AtomicU32],
         patience: &mut Patience<'_>,
     ) -> Result<(), WaitError> {
-        let attempt = || {
-            if owners.is_empty() {
-                self.take_plain()
-            } else {
-                take_owned(me, owners)
-            }
-        };
+        let attempt = || self.try_take(me, owners).then_some(());
         if attempt().is_some() {
             return Ok(());
         }
@@ -201,6 +206,39 @@ impl RawSemaphore {
         }
     }
 
+    /// One who waits for a permit and for other things too; see [`Readiness`].
+    pub fn watch(&self) {
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The end of [`watch`](Self::watch). If a permit is free, its wake-up may have come here.
+    pub fn unwatch(&self, owners: &[AtomicU32]) {
+        self.sleepers.fetch_sub(1, Ordering::SeqCst);
+        if self.value(owners) > 0 {
+            self.wake(1);
+        }
+    }
+
+    /// Whether a permit can be had, one of the dead too.
+    pub fn look(&self, arena: &Arena, owners: &[AtomicU32]) -> Readiness<'_> {
+        self.look_with(|owner| arena.is_dead(owner), owners)
+    }
+
+    pub(crate) fn look_with(
+        &self,
+        is_dead: impl Fn(MemberId) -> bool,
+        owners: &[AtomicU32],
+    ) -> Readiness<'_> {
+        // The word before the look: a release after it changes the word.
+        let seen = self.word.load(Ordering::SeqCst);
+        let expected = if owners.is_empty() { 0 } else { seen };
+        if self.value(owners) > 0 || of_the_dead(is_dead, None, owners).next().is_some() {
+            Readiness::Ready
+        } else {
+            Readiness::NotYet(&self.word, expected)
+        }
+    }
+
     /// Permits that are free now.
     pub fn value(&self, owners: &[AtomicU32]) -> u32 {
         if owners.is_empty() {
@@ -210,6 +248,13 @@ impl RawSemaphore {
             .iter()
             .filter(|owner| owner.load(Ordering::SeqCst) == 0)
             .count() as u32
+    }
+
+    /// Who holds the permits of a bounded one, each once for each permit.
+    pub fn owners(owners: &[AtomicU32]) -> impl Iterator<Item = MemberId> {
+        owners
+            .iter()
+            .filter_map(|owner| MemberId::from_raw(owner.load(Ordering::Relaxed)))
     }
 
     /// How many sleep waiting, about: one that was killed stays counted.
@@ -233,26 +278,33 @@ fn take_from_dead(
     me: MemberId,
     owners: &[AtomicU32],
 ) -> Option<()> {
+    of_the_dead(is_dead, Some(me), owners)
+        .find(|(owner, seen)| {
+            owner
+                .compare_exchange(*seen, me.to_raw(), Ordering::SeqCst, Ordering::Relaxed)
+                .is_ok()
+        })
+        .map(|_| ())
+}
+
+/// The permits whose owners are dead, with what their words say. `me` is alive.
+fn of_the_dead(
+    is_dead: impl Fn(MemberId) -> bool,
+    me: Option<MemberId>,
+    owners: &[AtomicU32],
+) -> impl Iterator<Item = (&AtomicU32, u32)> {
     // Asking the kernel costs: each owner once.
-    let mut alive = vec![me];
-    for owner in owners {
+    let mut alive: Vec<MemberId> = me.into_iter().collect();
+    owners.iter().filter_map(move |owner| {
         let seen = owner.load(Ordering::SeqCst);
-        let Some(id) = MemberId::from_raw(seen) else {
-            continue;
-        };
-        if alive.contains(&id) {
-            continue;
-        }
-        if !is_dead(id) {
+        let id = MemberId::from_raw(seen).filter(|id| !alive.contains(id))?;
+        if is_dead(id) {
+            Some((owner, seen))
+        } else {
             alive.push(id);
-        } else if owner
-            .compare_exchange(seen, me.to_raw(), Ordering::SeqCst, Ordering::Relaxed)
-            .is_ok()
-        {
-            return Some(());
+            None
         }
-    }
-    None
+    })
 }
 
 fn give_owned(me: MemberId, owners: &[AtomicU32]) -> Option<()> {

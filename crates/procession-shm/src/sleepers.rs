@@ -13,7 +13,8 @@
 
 use crate::atomic::{AtomicU32, Ordering};
 use crate::futex;
-use crate::patience::{LOOK_AGAIN, Patience, WaitError};
+use crate::patience::{Patience, WaitError};
+use crate::readiness::Readiness;
 
 /// Those who sleep until something has changed.
 #[repr(C)]
@@ -37,7 +38,7 @@ impl Sleepers {
             if there() {
                 break Ok(());
             }
-            if let Err(error) = patience.park(&self.word, seen, LOOK_AGAIN) {
+            if let Err(error) = patience.park_for_event(&self.word, seen) {
                 break Err(error);
             }
         };
@@ -51,6 +52,29 @@ impl Sleepers {
         if self.count.load(Ordering::SeqCst) > 0 {
             self.word.fetch_add(1, Ordering::SeqCst);
             futex::wake(&self.word, count);
+        }
+    }
+
+    /// One more sleeps here, perhaps on other words as well.
+    pub(crate) fn watch(&self) {
+        self.count.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// One less. If `there` is something still, its wake-up may have come here.
+    pub(crate) fn unwatch(&self, there: impl Fn() -> bool) {
+        self.count.fetch_sub(1, Ordering::SeqCst);
+        if there() {
+            self.wake(1);
+        }
+    }
+
+    /// Looks whether what is slept for is there. The word is read before.
+    pub(crate) fn look(&self, there: impl Fn() -> bool) -> Readiness<'_> {
+        let seen = self.word.load(Ordering::SeqCst);
+        if there() {
+            Readiness::Ready
+        } else {
+            Readiness::NotYet(&self.word, seen)
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::futex;
 use crate::member::MemberId;
 use crate::patience::{LOOK_AGAIN, Patience, WaitError};
+use crate::readiness::Readiness;
 
 const IDLE: u32 = 0;
 const WAITING: u32 = 1;
@@ -131,6 +132,44 @@ impl RawWaitQueue {
         }
         record.owner.store(0, Ordering::SeqCst);
         result
+    }
+
+    /// Whether the ticket's holder was notified: then it is done with. See [`Readiness`].
+    pub fn look(&self, ticket: Ticket) -> Readiness<'_> {
+        if ticket.0 & SHARED != 0 {
+            let now = self.overflow.load(Ordering::SeqCst);
+            return if now & !SHARED == ticket.0 & !SHARED {
+                Readiness::NotYet(&self.overflow, now)
+            } else {
+                Readiness::Ready
+            };
+        }
+        match self.records.get(ticket.0 as usize) {
+            Some(record) if record.state.load(Ordering::SeqCst) == WAITING => {
+                Readiness::NotYet(&record.state, WAITING)
+            }
+            _ => Readiness::Ready,
+        }
+    }
+
+    /// Gives up the place of a ticket that is not waited on any more, whether or not it was notified.
+    /// If it was, and nobody `heard` of it, another is notified.
+    pub fn give_up(&self, ticket: Ticket, heard: bool) {
+        if ticket.0 & SHARED != 0 {
+            let _ =
+                self.overflow_sleepers
+                    .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| {
+                        count.checked_sub(1)
+                    });
+            return;
+        }
+        let Some(record) = self.records.get(ticket.0 as usize) else {
+            return;
+        };
+        if record.state.swap(IDLE, Ordering::SeqCst) == NOTIFIED && !heard {
+            self.pass_on();
+        }
+        record.owner.store(0, Ordering::SeqCst);
     }
 
     /// Gives a notification that came too late to another. Of those that do not sleep one may be

@@ -2,9 +2,12 @@
 
 #![allow(unsafe_code, reason = "the tests fork")]
 
+mod forked;
+
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use forked::{fork, wait};
 use procession_shm::*;
 
 fn arena() -> &'static Arena {
@@ -18,41 +21,6 @@ fn seconds<'a>(n: u64) -> Patience<'a> {
 fn object<T: Shared>(arena: &'static Arena, me: MemberId, kind: Kind) -> &'static T {
     let handle = arena.allocate(me, size_of::<T>(), kind).expect("memory");
     arena.object(handle, kind).expect("there")
-}
-
-/// Runs `body` in a child, which is a member; its pid and its seat.
-fn fork(arena: &'static Arena, by: MemberId, body: impl FnOnce(MemberId)) -> (i32, MemberId) {
-    let seat = arena
-        .reserve_member(Some(by), "child", Role::Process)
-        .expect("a seat");
-    // SAFETY: the child runs only `body`, and leaves by _exit.
-    let pid = unsafe { libc::fork() };
-    assert!(pid >= 0, "fork failed");
-    if pid == 0 {
-        procession_sys::thread::forget_after_fork();
-        assert!(arena.take_seat(seat));
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| body(seat)));
-        // SAFETY: ends the child at once.
-        unsafe { libc::_exit(if result.is_ok() { 0 } else { 101 }) };
-    }
-    (pid, seat)
-}
-
-/// Waits for a child, 20 s at most.
-fn wait(pid: i32) -> i32 {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
-        let mut status = 0;
-        // SAFETY: our own child; `status` is ours.
-        if unsafe { libc::waitpid(pid, &mut status, libc::WNOHANG) } == pid {
-            return status;
-        }
-        if Instant::now() > deadline {
-            kill(pid);
-            panic!("the child hangs");
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }
 
 fn kill(pid: i32) {
@@ -86,9 +54,44 @@ fn who_is_out_of_descriptors_takes_nobody_for_dead() {
         let wait = &mut Patience::timeout(Duration::from_millis(120));
         assert_eq!(lock.acquire(arena, who, wait), Err(WaitError::TimedOut));
     });
-    assert_eq!(wait(pid), 0);
+    assert_eq!(wait(pid, "a corner"), 0);
     assert_eq!(lock.owner(), Some(me));
     lock.release().expect("held");
+}
+
+#[test]
+fn who_leaves_at_its_end_counts_as_alive_until_then_and_as_one_that_has_left_from_then_on() {
+    let arena = arena();
+    let me = arena.enroll("me").expect("a member");
+    let made = arena.allocate(me, 64, Kind::Block).expect("memory");
+    let words: &[AtomicU32] = arena.objects(made, Kind::Block, 0, 2).expect("there");
+    let (pid, who) = fork(arena, me, |own| {
+        let held = arena.allocate(own, 64, Kind::Lock).expect("memory");
+        words[1].store(own.to_raw(), Ordering::SeqCst);
+        let lock: &RawLock = arena.object(held, Kind::Lock).expect("there");
+        assert!(lock.try_take(own));
+        arena.leave_at_end(own);
+        words[0].store(1, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_secs(60));
+    });
+    until(|| words[0].load(Ordering::SeqCst) == 1);
+    let before = arena.stats().objects;
+    arena.reap_orphans(me);
+    assert!(!arena.is_dead(who));
+    assert!(arena.has_left(who));
+    assert_eq!(arena.stats().objects, before, "what it holds");
+    kill(pid);
+    until(|| arena.is_dead(who));
+    assert!(arena.has_left(who));
+    arena.reap(me, who);
+    assert_eq!(arena.stats().objects, before - 1);
+    assert!(arena.has_left(who), "also of the last user of an entry");
+    // The next user of the entry has said nothing yet.
+    let (pid, next) = fork(arena, me, |_| std::thread::sleep(Duration::from_secs(60)));
+    assert_eq!(next.to_raw() & 0xfff, who.to_raw() & 0xfff);
+    assert!(!arena.has_left(next));
+    kill(pid);
+    assert!(!arena.has_left(next));
 }
 
 #[test]
@@ -105,7 +108,7 @@ fn who_has_left_but_runs_on_keeps_its_entry() {
         words[1].store(seat.to_raw(), Ordering::SeqCst);
         words[0].store(pid as u32, Ordering::SeqCst);
     });
-    assert_eq!(wait(parent), 0);
+    assert_eq!(wait(parent, "a corner"), 0);
     let orphan = words[0].load(Ordering::SeqCst) as i32;
     let seat = MemberId::from_raw(words[1].load(Ordering::SeqCst)).expect("a seat");
     until(|| arena.has_left(seat));
@@ -193,7 +196,7 @@ fn a_dead_member_is_reaped_once_by_whichever_thread() {
                 arena.allocate(who, 100, Kind::Block).expect("memory");
             }
         });
-        assert_eq!(wait(pid), 0);
+        assert_eq!(wait(pid, "a corner"), 0);
         let next = std::sync::Mutex::new(None);
         std::thread::scope(|scope| {
             for _ in 0..3 {
@@ -448,4 +451,78 @@ fn neither_full_nor_empty_is_said_of_a_queue_that_never_is() {
             assert!((1..=3).contains(&queue.len()));
         }
     });
+}
+
+#[test]
+fn several_at_once_keep_their_place_among_single_ones() {
+    let arena = arena();
+    let me = arena.enroll("me").expect("a member");
+    let handle = arena
+        .allocate(me, size_of::<RawQueue>(), Kind::Queue)
+        .expect("memory");
+    let queue: &RawQueue = arena.object(handle, Kind::Queue).expect("there");
+    queue.prepare(arena, me, handle, 0).expect("memory");
+    let long = vec![9; 100_000];
+    let mut records = Records::default();
+    assert!(
+        !records.push(0, &[&[0; Records::LONGEST]]),
+        "it is too long"
+    );
+    for n in 0..300u32 {
+        if n % 10 == 9 {
+            // Every other one is a parcel.
+            let bytes = if n % 20 == 9 { &long[..] } else { b"alone" };
+            let contents = Contents {
+                tag: n,
+                bytes,
+                buffers: &[],
+                mentions: &[],
+            };
+            queue
+                .put(arena, me, handle, &contents, &mut seconds(1))
+                .expect("has memory");
+            continue;
+        }
+        assert!(records.push(n, &[&n.to_le_bytes(), &long[..n as usize]]));
+        if n % 10 == 8 {
+            queue
+                .put_records(arena, me, handle, &records, &mut seconds(1))
+                .expect("has memory");
+            records.clear();
+        }
+    }
+    let mut next = 0;
+    while next < 300 {
+        queue
+            .take_records(arena, me, 7, 1000, &mut records)
+            .expect("is sound");
+        assert!(records.count() <= 7);
+        for (tag, body) in records.iter() {
+            assert_eq!(tag, next);
+            if next % 10 == 9 {
+                assert_eq!(body, b"alone");
+            } else {
+                assert_eq!(
+                    body,
+                    [&next.to_le_bytes()[..], &long[..next as usize]].concat()
+                );
+            }
+            next += 1;
+        }
+        if records.count() == 0 {
+            let Ok(Entry::Parcel { handle, view }) =
+                queue.get(arena, me, &mut Patience::none(), &mut |_, _, _| {})
+            else {
+                panic!("{next} is a parcel");
+            };
+            assert_eq!((view.tag, next % 20), (next, 9));
+            arena.release(me, handle);
+            next += 1;
+        }
+    }
+    assert_eq!((queue.len(), queue.taken()), (0, 300));
+    queue.close();
+    assert!(records.push(0, &[b"late"]));
+    let late = queue.put_records(arena, me, handle, &records, &mut Patience::none());
+    assert_eq!(late, Err(PutError::Closed));
 }

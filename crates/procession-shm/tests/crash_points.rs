@@ -3,10 +3,12 @@
 
 #![allow(unsafe_code, reason = "the tests fork")]
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+mod doomed;
 
-use procession_shm::crash::{POINTS, arm};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use procession_shm::crash::POINTS;
 use procession_shm::*;
 
 /// At which of its coming there the process is killed.
@@ -166,34 +168,7 @@ impl Scene {
 fn killed_at(arena: &'static Arena, me: MemberId, point: &str, time: usize) -> bool {
     let before = arena.stats();
     let scene = Scene::new(arena, me);
-    let seat = arena
-        .reserve_member(Some(me), "doomed", Role::Process)
-        .expect("a seat");
-    // SAFETY: the child runs what follows, and leaves by _exit or is killed.
-    let pid = unsafe { libc::fork() };
-    assert!(pid >= 0, "fork failed");
-    if pid == 0 {
-        procession_sys::thread::forget_after_fork();
-        assert!(arena.take_seat(seat));
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            arm(point, time);
-            scene.work(seat);
-        }));
-        // SAFETY: ends the child at once.
-        unsafe { libc::_exit(if result.is_ok() { 0 } else { 101 }) };
-    }
-    let deadline = Instant::now() + Duration::from_secs(20);
-    let status = loop {
-        let mut status = 0;
-        // SAFETY: our own child; `status` is ours.
-        if unsafe { libc::waitpid(pid, &mut status, libc::WNOHANG) } == pid {
-            break status;
-        }
-        assert!(Instant::now() < deadline, "{point}: the child hangs");
-        std::thread::sleep(Duration::from_micros(200));
-    };
-    let killed = libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGKILL;
-    assert!(killed || status == 0, "{point}: status {status:#x}");
+    let (seat, killed) = doomed::kill_at(arena, me, point, time, |seat| scene.work(seat));
     // Half the time the others go on before the dead one is cleared away after.
     if time.is_multiple_of(2) {
         arena.reap(me, seat);

@@ -112,6 +112,30 @@ fn two_permits_at_once_let_two_through_whoever_comes_in_between() {
     });
 }
 
+/// Whoever waits for other things too, and takes no permit after all, hands the wake-up on.
+#[test]
+fn who_watches_takes_no_wake_up_along() {
+    loom::model(|| {
+        let semaphore = Arc::new(RawSemaphore::default());
+        let watcher = {
+            let semaphore = semaphore.clone();
+            thread::spawn(move || {
+                // It may see the permit, or that of the release after it was taken.
+                semaphore.watch_until_free(nobody_is_dead, &[]);
+            })
+        };
+        let taker = {
+            let semaphore = semaphore.clone();
+            thread::spawn(move || acquire(&semaphore, &mut Patience::forever()).expect("is woken"))
+        };
+        let me = member(1);
+        semaphore.release(me, &[], 1).expect("has room");
+        taker.join().expect("takes it");
+        semaphore.release(me, &[], 1).expect("has room");
+        watcher.join().expect("is woken");
+    });
+}
+
 #[test]
 fn a_permit_goes_round() {
     loom::model(|| {

@@ -11,10 +11,12 @@
     reason = "this crate is where the calls are made; each block explains itself"
 )]
 
+pub mod clock;
 pub mod fork_hooks;
 pub mod futex;
 pub mod liveness;
 pub mod memory;
+pub mod named;
 pub mod poll;
 pub mod process;
 pub mod socket;

@@ -1,10 +1,10 @@
 //! Waiting for descriptors.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::event::Timespec;
+use rustix::event::{EventfdFlags, Timespec, eventfd};
 pub use rustix::event::{PollFd, PollFlags};
 
 /// Waits until one of `entries` is ready, and says how many are; 0 when `timeout` has passed, or
@@ -56,6 +56,27 @@ fn one(fd: BorrowedFd<'_>, events: PollFlags, timeout: Option<Duration>) -> io::
         return Err(io::Error::from_raw_os_error(libc::EBADF));
     }
     Ok(true)
+}
+
+/// A descriptor that is readable once it was [rung](ring), until it is [silenced](silence): to wake one
+/// who polls.
+///
+/// # Errors
+/// At the limit of descriptors.
+pub fn bell() -> io::Result<OwnedFd> {
+    Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
+}
+
+/// Makes a bell readable.
+pub fn ring(bell: BorrowedFd<'_>) {
+    // Full, it has rung already.
+    let _ = rustix::io::write(bell, &1_u64.to_ne_bytes());
+}
+
+/// Makes it not readable.
+pub fn silence(bell: BorrowedFd<'_>) {
+    // Empty, it was silent.
+    let _ = rustix::io::read(bell, &mut [0; 8]);
 }
 
 #[cfg(test)]

@@ -5,19 +5,25 @@
 
 mod fork;
 mod inherited;
+mod limits;
 mod signals;
 mod spawn;
 
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 pub use fork::{Alone, Forked, exit_now, fork, fork_running};
 pub use inherited::{claim_inherited, duplicate, is_open};
+pub use limits::{
+    ALARM, Resource, add_niceness, clock, end_at, join_process_group, limit, new_session, set_limit,
+};
 pub use signals::{
-    BlockedSignals, SavedSignal, Signals, block_all_signals, ignore_signal, restore_signal,
+    BlockedSignals, SavedSignal, Signals, block_all_signals, ignore_signal, reset_signal,
+    restore_signal,
 };
 pub use spawn::{Program, Spawned, abandon, spawn};
 
@@ -28,6 +34,8 @@ pub enum Ended {
     Exited(i32),
     /// This signal ended it.
     Killed(i32),
+    /// This signal ended it, and its memory was written to a file, or to whoever takes such.
+    Dumped(i32),
 }
 
 /// A descriptor of process `pid`, close-on-exec. It becomes readable when the process has ended.
@@ -98,12 +106,11 @@ fn wait_id(pidfd: libc::id_t, reap: bool) -> io::Result<Option<Ended>> {
         }
         // SAFETY: as above.
         let status = unsafe { info.si_status() };
-        let ended = if info.si_code == libc::CLD_EXITED {
-            Ended::Exited(status)
-        } else {
-            Ended::Killed(status)
-        };
-        return Ok(Some(ended));
+        return Ok(Some(match info.si_code {
+            libc::CLD_EXITED => Ended::Exited(status),
+            libc::CLD_DUMPED => Ended::Dumped(status),
+            _ => Ended::Killed(status),
+        }));
     }
 }
 
@@ -190,9 +197,17 @@ pub fn set_name(name: &str) {
 /// # Errors
 /// When the directory can't be opened.
 pub fn open_working_directory() -> io::Result<OwnedFd> {
+    open_directory(Path::new("."))
+}
+
+/// A descriptor of a directory, good for [`change_directory`] and not for reading it.
+///
+/// # Errors
+/// When it is not there, is none, or may not be used.
+pub fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     use rustix::fs::{Mode, OFlags};
     Ok(rustix::fs::open(
-        ".",
+        path,
         OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
         Mode::empty(),
     )?)
@@ -251,7 +266,9 @@ mod tests {
             args: &args,
             env: &[],
             inherit: &[],
+            standard: [None; 3],
             folder: None,
+            blocked: &[],
         })
         .expect("starts")
     }

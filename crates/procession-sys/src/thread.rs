@@ -11,12 +11,18 @@ thread_local! {
 }
 
 /// The kernel's id of the calling thread.
+#[inline]
 pub fn id() -> u32 {
     let forks = FORKS.load(Ordering::Relaxed);
     let (cached_at, tid) = TID.get();
     if cached_at == forks {
         return tid;
     }
+    ask_id(forks)
+}
+
+#[cold]
+fn ask_id(forks: u32) -> u32 {
     let tid = rustix::thread::gettid()
         .as_raw_nonzero()
         .get()
@@ -38,4 +44,11 @@ pub fn forks() -> u32 {
 /// Lets another runnable thread have the core.
 pub fn give_way() {
     rustix::thread::sched_yield();
+}
+
+/// Nanoseconds of the clock that all processes of this machine have in common and that nobody sets.
+pub fn monotonic_nanoseconds() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }

@@ -131,8 +131,9 @@ where
     const {
         assert!(
             size_of::<F>() == 0,
-            "this closure captures variables, which would be left behind in this process: \
-             make them arguments of the closure, and pass the values in the tuple of arguments"
+            "this is a closure that captures variables, or a pointer to a function, which would be left behind in \
+             this process: make what it captures arguments of the closure, and pass the values in the tuple of \
+             arguments; instead of a pointer pass the function or the closure itself"
         );
     }
     let image = Image::main();
@@ -191,7 +192,12 @@ fn find(name: &EntryName) -> Result<Entry, EntryError> {
 
 /// A value of the function's type, made from nothing.
 fn value<F: Copy + Send + Sync + 'static>() -> &'static F {
-    const { assert!(size_of::<F>() == 0) };
+    const {
+        assert!(
+            size_of::<F>() == 0,
+            "only a function or a closure without captures can be called in another process"
+        )
+    };
     // SAFETY: a type of size zero has no bytes, so a dangling, aligned, non-null pointer is one to
     // a valid value of it, for any lifetime that the type allows. May such a value exist here? `F`
     // is inhabited, since `name` was called with one to make the request, and it is

@@ -1,9 +1,11 @@
 //! What can go wrong, as one opaque type.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::engine::pool::StartError;
+use crate::engine::pool::{Loss, Overrun, StartError};
 use crate::engine::{AllocError, FamilyError, Gone, MakeError};
 use crate::entry::EntryError;
 use crate::panic::Panic;
@@ -44,6 +46,10 @@ enum Kind {
     Refused {
         why: String,
     },
+    /// What a hook gave as its reason, or the system for a setting.
+    Said {
+        why: String,
+    },
     TimedOut {
         what: &'static str,
         after: Option<Duration>,
@@ -55,10 +61,11 @@ enum Kind {
     },
     Panicked(Panic),
     Join(JoinError),
-    WorkerLost {
-        pid: u32,
-        status: ExitStatus,
-    },
+    WorkerLost(Arc<Loss>),
+    PoisonTask(Vec<Arc<Loss>>),
+    TaskTimedOut(Overrun),
+    Cancelled,
+    PoolStart(StartError),
     PoolNotRunning {
         why: String,
     },
@@ -76,7 +83,7 @@ enum Kind {
         what: &'static str,
     },
     System {
-        what: &'static str,
+        what: Cow<'static, str>,
         cause: std::io::Error,
     },
 }
@@ -115,7 +122,33 @@ impl Error {
     /// A pool's worker ended while it ran the task: killed, crashed, out of memory, or by a call of
     /// [`std::process::exit`]. See [`exit_status`](Self::exit_status).
     pub fn is_worker_lost(&self) -> bool {
-        matches!(*self.0, Kind::WorkerLost { .. })
+        matches!(*self.0, Kind::WorkerLost(_) | Kind::PoisonTask(_))
+    }
+
+    /// A task that was tried again as often as it may be ([`Tasks::retries`](crate::Tasks::retries)),
+    /// and has cost a worker each time. It is a lost worker too ([`is_worker_lost`](Self::is_worker_lost)).
+    pub fn is_poison_task(&self) -> bool {
+        matches!(*self.0, Kind::PoisonTask(_))
+    }
+
+    /// A task ran for longer than it may ([`Tasks::time_limit`](crate::Tasks::time_limit)), and was
+    /// stopped with its worker.
+    pub fn is_task_timeout(&self) -> bool {
+        matches!(*self.0, Kind::TaskTimedOut(_))
+    }
+
+    /// The task was cancelled ([`Task::cancel`](crate::Task::cancel), [`Task::abort`](crate::Task::abort)).
+    pub fn is_cancelled(&self) -> bool {
+        matches!(*self.0, Kind::Cancelled)
+    }
+
+    /// The kernel has killed a process for want of memory when the worker died: that was probably why.
+    pub fn is_probably_out_of_memory(&self) -> bool {
+        match &*self.0 {
+            Kind::WorkerLost(loss) => loss.out_of_memory,
+            Kind::PoisonTask(losses) => losses.iter().any(|loss| loss.out_of_memory),
+            _ => false,
+        }
     }
 
     /// The pool was terminated before the task was done.
@@ -165,22 +198,25 @@ impl Error {
     /// How the process ended, if its end is what this is about.
     pub fn exit_status(&self) -> Option<ExitStatus> {
         match &*self.0 {
-            Kind::WorkerLost { status, .. } => Some(*status),
+            Kind::WorkerLost(loss) => Some(ExitStatus(loss.status)),
+            Kind::PoisonTask(losses) => losses.last().map(|loss| ExitStatus(loss.status)),
             Kind::Join(error) => error.exit_status(),
+            _ => None,
+        }
+    }
+
+    /// Why a process has no result, where that is what this is about: what [`JoinError`] knows, after
+    /// a `?` has made this of it.
+    pub fn join_error(&self) -> Option<&JoinError> {
+        match &*self.0 {
+            Kind::Join(error) => Some(error),
             _ => None,
         }
     }
 
     /// This error and all below it, in one line.
     pub(crate) fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut below = std::error::Error::source(self);
-        while let Some(error) = below {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            below = error.source();
-        }
-        text
+        chain(self)
     }
 
     fn new(kind: Kind) -> Error {
@@ -208,6 +244,14 @@ impl Error {
         })
     }
 
+    /// The same error with the type that the program knows, where that was not all of the message.
+    pub(crate) fn about<T: ?Sized>(mut self) -> Error {
+        if let Kind::Encoding { what, .. } = &mut *self.0 {
+            *what = std::any::type_name::<T>();
+        }
+        self
+    }
+
     pub(crate) fn decoding<T: ?Sized>(cause: postcard::Error) -> Error {
         Error::new(Kind::Decoding {
             what: std::any::type_name::<T>(),
@@ -225,6 +269,10 @@ impl Error {
 
     pub(crate) fn refused(why: String) -> Error {
         Error::new(Kind::Refused { why })
+    }
+
+    pub(crate) fn said(why: String) -> Error {
+        Error::new(Kind::Said { why })
     }
 
     pub(crate) fn timed_out(what: &'static str, after: Option<Duration>) -> Error {
@@ -247,8 +295,20 @@ impl Error {
         Error::new(Kind::Panicked(panic))
     }
 
-    pub(crate) fn worker_lost(pid: u32, status: ExitStatus) -> Error {
-        Error::new(Kind::WorkerLost { pid, status })
+    pub(crate) fn worker_lost(loss: Arc<Loss>) -> Error {
+        Error::new(Kind::WorkerLost(loss))
+    }
+
+    pub(crate) fn poison_task(losses: Vec<Arc<Loss>>) -> Error {
+        Error::new(Kind::PoisonTask(losses))
+    }
+
+    pub(crate) fn task_timed_out(overrun: Overrun) -> Error {
+        Error::new(Kind::TaskTimedOut(overrun))
+    }
+
+    pub(crate) fn cancelled() -> Error {
+        Error::new(Kind::Cancelled)
     }
 
     pub(crate) fn pool_not_running(why: &impl fmt::Display) -> Error {
@@ -265,7 +325,7 @@ impl Error {
     }
 
     pub(crate) fn pool_start(cause: StartError) -> Error {
-        Error::start("a pool", cause)
+        Error::new(Kind::PoolStart(cause))
     }
 
     pub(crate) fn terminated() -> Error {
@@ -287,9 +347,39 @@ impl Error {
         Error::new(Kind::Misuse { what })
     }
 
-    pub(crate) fn system(what: &'static str, cause: std::io::Error) -> Error {
-        Error::new(Kind::System { what, cause })
+    pub(crate) fn system(what: impl Into<Cow<'static, str>>, cause: std::io::Error) -> Error {
+        Error::new(Kind::System {
+            what: what.into(),
+            cause,
+        })
     }
+}
+
+/// What whoever waits for a task can do, whose worker died.
+fn advice(loss: &Loss) -> &'static str {
+    match ExitStatus(loss.status).signal() {
+        // In a program in Rust that is not foreign code, as a rule.
+        Some(libc::SIGABRT) if !loss.out_of_memory => {
+            "it aborted: a failed allocation, a stack overflow, a panic in a destructor; its standard error says which"
+        }
+        _ => loss.advice(),
+    }
+}
+
+/// An error and all below it, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut below = error.source();
+    while let Some(error) = below {
+        let cause = error.to_string();
+        // Some texts end with their cause's already.
+        if !text.ends_with(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+        below = error.source();
+    }
+    text
 }
 
 impl fmt::Display for Error {
@@ -312,6 +402,7 @@ impl fmt::Display for Error {
             ),
             Kind::Garbled { what } => write!(out, "a message holds something else than {what}"),
             Kind::Refused { why } => write!(out, "the other process could not carry out the call: {why}"),
+            Kind::Said { why } => out.write_str(why),
             Kind::TimedOut { what, after: Some(after) } => write!(out, "{what} did not come within {after:?}"),
             Kind::TimedOut { what, after: None } => write!(out, "{what} is not there yet"),
             Kind::Empty => out.write_str("there is no message"),
@@ -319,9 +410,29 @@ impl fmt::Display for Error {
             Kind::Closed { what } => out.write_str(what),
             Kind::Panicked(panic) => write!(out, "{panic}"),
             Kind::Join(error) => write!(out, "{error}"),
-            Kind::WorkerLost { pid, status } => {
-                write!(out, "the worker process {pid} was lost with the task in hand: {status}")
+            Kind::WorkerLost(loss) => write!(
+                out,
+                "{loss} while it ran {}: the task is lost, the worker is replaced, and the pool works on ({})",
+                loss.label,
+                advice(loss)
+            ),
+            Kind::PoisonTask(losses) => {
+                let (label, advice) = losses
+                    .last()
+                    .map_or(("a task", ""), |loss| (loss.label, advice(loss)));
+                write!(out, "{label} has cost {} workers and is not tried again: ", losses.len())?;
+                for (place, loss) in losses.iter().enumerate() {
+                    write!(out, "{}{loss}", if place == 0 { "" } else { "; " })?;
+                }
+                write!(out, " ({advice})")
             }
+            Kind::TaskTimedOut(overrun) => write!(
+                out,
+                "{} ran for longer than the {:?} that it may, and was stopped; its worker {} is replaced",
+                overrun.label, overrun.limit, overrun.pid
+            ),
+            Kind::Cancelled => out.write_str("the task was cancelled"),
+            Kind::PoolStart(error) => write!(out, "{error}"),
             Kind::PoolNotRunning { why } => out.write_str(why),
             Kind::PoolBroken { why, .. } => out.write_str(why),
             Kind::Terminated => out.write_str("the pool was terminated before the task was done"),
@@ -352,6 +463,7 @@ impl std::error::Error for Error {
             Kind::Family(error) => Some(error),
             Kind::Gone(error) => Some(error),
             Kind::Start { cause, .. } => cause.source(),
+            Kind::PoolStart(error) => error.source(),
             Kind::Encoding { cause, .. } | Kind::Decoding { cause, .. } => Some(cause),
             Kind::Join(error) => std::error::Error::source(error),
             Kind::PoolBroken {

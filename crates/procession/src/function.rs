@@ -11,6 +11,7 @@ use crate::engine::{AllocError, Block, Message};
 use crate::entry::EntryName;
 use crate::error::Error;
 use crate::panic::{self, Panic};
+use crate::process::SetupResult;
 use crate::wire::{self, Packed};
 
 /// A function, or a closure without captures, that can be called in another process with `Args`.
@@ -33,6 +34,9 @@ use crate::wire::{self, Packed};
 /// # Ok(())
 /// # }
 /// ```
+///
+/// A closure here says the types of its parameters (`|x: u64|`), unless the method takes its values
+/// first, as [`Process::spawn_with`](crate::Process::spawn_with) does, or is `map` and its like.
 ///
 /// Another process of the same program finds the function by its place in the executable. Data that
 /// a closure captured would be left behind, so a closure that captures is refused when the program
@@ -65,7 +69,7 @@ pub trait Function<Args, Shape>:
     fn call(&self, arguments: Args) -> Self::Output;
 }
 
-mod sealed {
+pub(crate) mod sealed {
     pub trait Sealed<Args, Shape> {}
 }
 
@@ -142,6 +146,26 @@ where
     }
 }
 
+/// A hook that is called before the function of a process, and may say no.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Setup<F>(pub(crate) F);
+
+/// What the hook returns is looked at.
+pub(crate) struct Checked<S>(std::marker::PhantomData<S>);
+
+impl<F, A, S> sealed::Sealed<A, Checked<S>> for Setup<F> where F: Function<A, S> {}
+impl<F, A, S> Function<A, Checked<S>> for Setup<F>
+where
+    F: Function<A, S>,
+    F::Output: SetupResult,
+{
+    type Output = Result<(), String>;
+
+    fn call(&self, arguments: A) -> Result<(), String> {
+        self.0.call(arguments).into_text()
+    }
+}
+
 /// A call that has come from another process.
 #[derive(Debug)]
 pub(crate) struct Request<'a> {
@@ -193,6 +217,12 @@ pub(crate) enum AnswerKind {
     /// The text of what was wrong with the call: the function was not called, or its result can't
     /// travel.
     Refusal,
+    /// The text of which setting the system refused: the function was not called.
+    Setting,
+    /// The text of what the setup hook said: the function was not called.
+    Setup,
+    /// A [`Panic`] of the setup hook: the function was not called.
+    SetupPanic,
 }
 
 impl AnswerKind {
@@ -201,13 +231,23 @@ impl AnswerKind {
             AnswerKind::Value => 0,
             AnswerKind::Panic => 1,
             AnswerKind::Refusal => 2,
+            AnswerKind::Setting => 3,
+            AnswerKind::Setup => 4,
+            AnswerKind::SetupPanic => 5,
         }
     }
 
     pub(crate) fn from_tag(tag: u32) -> Option<AnswerKind> {
-        [AnswerKind::Value, AnswerKind::Panic, AnswerKind::Refusal]
-            .into_iter()
-            .find(|kind| kind.to_tag() == tag)
+        [
+            AnswerKind::Value,
+            AnswerKind::Panic,
+            AnswerKind::Refusal,
+            AnswerKind::Setting,
+            AnswerKind::Setup,
+            AnswerKind::SetupPanic,
+        ]
+        .into_iter()
+        .find(|kind| kind.to_tag() == tag)
     }
 }
 
@@ -276,8 +316,13 @@ pub(crate) fn open_answer<R: DeserializeOwned>(
 ) -> Result<R, Error> {
     match AnswerKind::from_tag(tag) {
         Some(AnswerKind::Value) => wire::decode(bytes, buffers),
-        Some(AnswerKind::Panic) => Err(Error::panicked(wire::decode(bytes, buffers)?)),
+        Some(AnswerKind::Panic | AnswerKind::SetupPanic) => {
+            Err(Error::panicked(wire::decode(bytes, buffers)?))
+        }
         Some(AnswerKind::Refusal) => Err(Error::refused(wire::decode(bytes, buffers)?)),
+        Some(AnswerKind::Setting | AnswerKind::Setup) => {
+            Err(Error::said(wire::decode(bytes, buffers)?))
+        }
         None => Err(Error::garbled("the answer to a call")),
     }
 }

@@ -18,6 +18,7 @@ pub struct Panic {
     message: String,
     place: Option<Place>,
     backtrace: Option<String>,
+    thread: Option<String>,
     pid: u32,
 }
 
@@ -52,6 +53,12 @@ impl Panic {
     /// The stack at that moment, if `RUST_BACKTRACE` asked for one.
     pub fn backtrace(&self) -> Option<&str> {
         self.backtrace.as_deref()
+    }
+
+    /// The name of the thread in which it happened; `main` unless a test harness runs the process.
+    /// `None` when it has no name, or the function had installed a panic hook of its own.
+    pub fn thread(&self) -> Option<&str> {
+        self.thread.as_deref()
     }
 
     /// The process in which it happened.
@@ -96,9 +103,17 @@ pub(crate) enum Watch {
     Quiet,
 }
 
-/// From now on the panics of this thread are noted, to be [`caught`].
-pub(crate) fn watch(watch: Watch) {
+/// Puts the hook in its place, in front of the one that is there.
+///
+/// To be called before a fork, in the process that forks: a thread that panics meanwhile holds the
+/// standard library's lock of the hook, and in the child that stays as it is. Then a hook can be called
+/// there, and none can be set.
+pub(crate) fn install() {
     static HOOK: Once = Once::new();
+    if std::thread::panicking() {
+        // The standard library refuses.
+        return;
+    }
     HOOK.call_once(|| {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
@@ -111,6 +126,11 @@ pub(crate) fn watch(watch: Watch) {
             }
         }));
     });
+}
+
+/// From now on the panics of this thread are noted, to be [`caught`].
+pub(crate) fn watch(watch: Watch) {
+    install();
     WATCH.set(watch);
 }
 
@@ -133,6 +153,7 @@ fn note(info: &PanicHookInfo<'_>) {
         message: text(info.payload()),
         place,
         backtrace: (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string()),
+        thread: std::thread::current().name().map(str::to_owned),
         pid: std::process::id(),
     };
     // A panic within the report, or while the thread's variables are taken down, changes nothing
@@ -155,6 +176,7 @@ pub(crate) fn caught(payload: Box<dyn Any + Send>) -> Panic {
             message,
             place: None,
             backtrace: None,
+            thread: None,
             pid: std::process::id(),
         },
     }

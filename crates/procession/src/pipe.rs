@@ -8,9 +8,11 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::engine::readiness::{Message, Readiness, Room, Source};
 use crate::engine::{self, Block, Gone, Handle, Kind, Patience};
 use crate::error::{Error, Result};
-use crate::queue::{NotReceived, SendError, receive, send};
+use crate::queue::{NotReceived, SendError, many, receive, send, send_each};
+use crate::values::Values;
 use crate::{start, wire};
 
 /// How many values a pipe holds before its senders wait.
@@ -55,7 +57,12 @@ const NOT: Option<Duration> = Some(Duration::ZERO);
 /// # Errors
 /// When there is no memory.
 pub fn pipe<T>() -> Result<(Sender<T>, Receiver<T>)> {
-    let queue = engine::Queue::new(NonZeroU32::new(CAPACITY))?;
+    pipe_of(CAPACITY)
+}
+
+/// One that holds so many values.
+pub(crate) fn pipe_of<T>(capacity: u32) -> Result<(Sender<T>, Receiver<T>)> {
+    let queue = engine::Queue::new(NonZeroU32::new(capacity))?;
     let (sending, receiving) = (Block::zeroed(8)?, Block::zeroed(8)?);
     let (senders, receivers) = (sending.handle(), receiving.handle());
     let sender = End {
@@ -156,6 +163,54 @@ fn exists_for_the_living(token: Handle) -> bool {
     exists(token)
 }
 
+/// A value in a pipe, or that no sender is left, to be waited for together with other things.
+pub(crate) struct PipeMessage {
+    message: Message,
+    peer: Handle,
+}
+
+impl Source for PipeMessage {
+    fn watch(&self) {
+        self.message.watch();
+    }
+
+    fn unwatch(&self) {
+        self.message.unwatch();
+    }
+
+    fn look(&self) -> Readiness<'static> {
+        with_peer(self.message.look(), self.peer)
+    }
+}
+
+/// Room in a pipe, or that no receiver is left, to be waited for together with other things.
+pub(crate) struct PipeRoom {
+    room: Room,
+    peer: Handle,
+}
+
+impl Source for PipeRoom {
+    fn watch(&self) {
+        self.room.watch();
+    }
+
+    fn unwatch(&self) {
+        self.room.unwatch();
+    }
+
+    fn look(&self) -> Readiness<'static> {
+        with_peer(self.room.look(), self.peer)
+    }
+}
+
+fn with_peer(look: Readiness<'static>, peer: Handle) -> Readiness<'static> {
+    if look.is_ready() || exists_for_the_living(peer) {
+        look
+    } else {
+        Readiness::Ready
+    }
+}
+
 impl Clone for End {
     fn clone(&self) -> End {
         End {
@@ -233,6 +288,24 @@ pub struct Receiver<T> {
     value: PhantomData<fn() -> T>,
 }
 
+impl<T> Sender<T> {
+    pub(crate) fn room(&self) -> PipeRoom {
+        PipeRoom {
+            room: Room(self.end.queue.clone()),
+            peer: self.end.peer,
+        }
+    }
+}
+
+impl<T> Receiver<T> {
+    pub(crate) fn message(&self) -> PipeMessage {
+        PipeMessage {
+            message: Message(self.end.queue.clone()),
+            peer: self.end.peer,
+        }
+    }
+}
+
 impl<T: Serialize> Sender<T> {
     /// Sends a value; waits while the pipe is full.
     ///
@@ -241,6 +314,17 @@ impl<T: Serialize> Sender<T> {
     /// be serialised, or there is no memory for it.
     pub fn send(&self, value: T) -> Result<(), SendError<T>> {
         self.put(value, FOREVER)
+    }
+
+    /// Sends values, one after the other; waits whenever the pipe is full. Says how many there were.
+    ///
+    /// Each is sent by itself: see [`Queue::send_many`](crate::Queue::send_many).
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), with the value that was not sent. Those before it have been; those after
+    /// it are still in the iterator, where that was given [by reference](Iterator::by_ref).
+    pub fn send_many(&self, values: impl IntoIterator<Item = T>) -> Result<usize, SendError<T>> {
+        send_each(values, |value| self.send(value))
     }
 
     /// Sends a value if there is room for it now.
@@ -307,13 +391,29 @@ impl<T: DeserializeOwned> Receiver<T> {
             .map_err(|why| why.into_error("a value in the pipe", Some(timeout)))
     }
 
-    /// The values as they come; waits for each. Ends when no sender is left and all was received.
+    /// Receives the next value, waiting until there is one, and with it those that are there already,
+    /// `limit` in all at most. Puts them behind what is in `into`, and says how many they were: at
+    /// least 1, unless `limit` is 0. See [`Queue::recv_many`](crate::Queue::recv_many).
+    ///
+    /// # Errors
+    /// When no sender is left and all was received ([`Error::is_closed`]), or a value can't be read as a
+    /// `T`. It is taken then; those before it are in `into`.
+    pub fn recv_many(&self, into: &mut Vec<T>, limit: usize) -> Result<usize> {
+        many(into, limit, || self.recv(), || self.try_recv())
+    }
+
+    /// The values as they come; waits for each. Ends when no sender is left and all was received. So
+    /// does a `for` loop over `&receiver`, or over the receiver.
     ///
     /// # Panics
     /// When a value can't be read as a `T`: its `Serialize` and `Deserialize` don't agree.
     /// [`recv`](Self::recv) says so as an error.
-    pub fn iter(&self) -> impl Iterator<Item = T> {
-        std::iter::from_fn(|| self.get(FOREVER).map_or_else(NotReceived::end, Some))
+    pub fn iter(&self) -> Values<'_, T> {
+        self.values()
+    }
+
+    pub(crate) fn next_value(&self) -> Option<T> {
+        self.get(FOREVER).map_or_else(NotReceived::end, Some)
     }
 
     /// The values that are there; does not wait.
@@ -387,6 +487,14 @@ pub struct Connection<S, R> {
 }
 
 impl<S, R> Connection<S, R> {
+    pub(crate) fn message(&self) -> PipeMessage {
+        self.receiver.message()
+    }
+
+    pub(crate) fn room(&self) -> PipeRoom {
+        self.sender.room()
+    }
+
     /// The two ends, each by itself.
     pub fn split(self) -> (Sender<S>, Receiver<R>) {
         (self.sender, self.receiver)
@@ -410,6 +518,24 @@ impl<S: Serialize, R> Connection<S, R> {
     /// As [`Sender::send`].
     pub fn send(&self, value: S) -> Result<(), SendError<S>> {
         self.sender.send(value)
+    }
+}
+
+impl<S: Serialize, R> Connection<S, R> {
+    /// Sends a value if there is room for it now.
+    ///
+    /// # Errors
+    /// As [`Sender::try_send`].
+    pub fn try_send(&self, value: S) -> Result<(), SendError<S>> {
+        self.sender.try_send(value)
+    }
+
+    /// Sends a value; waits at most for `timeout` while the pipe is full.
+    ///
+    /// # Errors
+    /// As [`Sender::send_timeout`].
+    pub fn send_timeout(&self, value: S, timeout: Duration) -> Result<(), SendError<S>> {
+        self.sender.send_timeout(value, timeout)
     }
 }
 
@@ -442,7 +568,7 @@ impl<S, R: DeserializeOwned> Connection<S, R> {
     ///
     /// # Panics
     /// As [`Receiver::iter`].
-    pub fn iter(&self) -> impl Iterator<Item = R> {
+    pub fn iter(&self) -> Values<'_, R> {
         self.receiver.iter()
     }
 }

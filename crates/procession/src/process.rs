@@ -1,23 +1,43 @@
 //! Processes that run one function.
 
+mod builder;
+mod conditions;
+mod exit_status;
+mod join_error;
+mod running;
+mod settings;
+pub(crate) mod setup;
+mod stdio;
+mod timeout;
+
 use std::fmt;
+use std::fs::File;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::{ChildStderr, ChildStdin, ChildStdout};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::engine::launch;
+use crate::engine::launch::{self, Pipes};
 use crate::engine::{self, Patience};
-use crate::entry;
-use crate::error::{Error, Result};
-use crate::function::{Function, open_answer};
-use crate::panic::Panic;
-use crate::run::{Run, run_it};
-use crate::start::{self, Reply};
+use crate::error::Result;
+use crate::function::Function;
+use crate::run::Run;
+
+pub use builder::Builder;
+pub(crate) use builder::Plan;
+pub(crate) use conditions::{Conditions, conditions};
+pub use exit_status::ExitStatus;
+pub use join_error::{JoinError, JoinErrorKind};
+pub(crate) use running::Running;
+pub use settings::Resource;
+pub(crate) use settings::Settings;
+pub use setup::SetupResult;
+pub use stdio::Stdio;
+pub(crate) use timeout::Timeout;
 
 /// How a process is started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -79,22 +99,32 @@ impl StartMethod {
 /// ```
 ///
 /// Dropping a `Process` neither ends the process nor waits for it: it runs on, and its result is
-/// lost. A process also outlives its parent, unless it is a [daemon](Builder::daemon).
+/// lost; unless it is to be [killed](Builder::kill_on_drop) then. A process also outlives its
+/// parent, unless it is a [daemon](Builder::daemon).
 #[must_use = "join it, or its result and its failures go unseen"]
 pub struct Process<R = ()> {
+    /// Where its standard input comes from, if that is [`Stdio::piped`]. Dropped, it is the end of
+    /// the input.
+    pub stdin: Option<ChildStdin>,
+    /// What it writes to its standard output, if that is [`Stdio::piped`].
+    pub stdout: Option<ChildStdout>,
+    /// What it writes to its standard error, if that is [`Stdio::piped`].
+    pub stderr: Option<ChildStderr>,
     running: Arc<Running>,
+    kill_on_drop: bool,
     result: PhantomData<fn() -> R>,
 }
 
-/// What is known of a started process, whatever it returns.
+/// What came of a process, and what it wrote: see [`Process::join_with_output`].
 #[derive(Debug)]
-pub(crate) struct Running {
-    pub(crate) child: engine::Child,
-    pub(crate) reply: Reply,
-    pub(crate) daemon: bool,
-    pub(crate) method: StartMethod,
-    /// The process that started it.
-    pub(crate) owner: u32,
+#[non_exhaustive]
+pub struct Output<R> {
+    /// As [`Process::join`] gives it.
+    pub result: Result<R, JoinError>,
+    /// All that it wrote to its standard output; empty if that was not [`Stdio::piped`].
+    pub stdout: Vec<u8>,
+    /// All that it wrote to its standard error; empty if that was not [`Stdio::piped`].
+    pub stderr: Vec<u8>,
 }
 
 impl Process<()> {
@@ -104,7 +134,7 @@ impl Process<()> {
     /// [`StartMethod`], and is no daemon; [`builder`](Process::builder) has the choice.
     ///
     /// # Errors
-    /// When [`init`](crate::init) has not run in this process ([`Error::is_not_initialised`]), when
+    /// When [`init`](crate::init) has not run in this process ([`Error::is_not_initialised`](crate::Error::is_not_initialised)), when
     /// the arguments can't be serialised, or when the system has no room for another process or its
     /// arguments.
     pub fn spawn<F, A, S>(function: F, arguments: A) -> Result<Process<F::Output>>
@@ -114,6 +144,39 @@ impl Process<()> {
         F::Output: Serialize + DeserializeOwned,
     {
         Process::builder().spawn(function, arguments)
+    }
+
+    /// Starts a process that calls `function` with `captures`, the values that a closure would
+    /// capture.
+    ///
+    /// The same as [`spawn`](Process::spawn) but for the order, by which the compiler knows the types
+    /// of the closure's parameters: so nothing has to be said twice but the names.
+    ///
+    /// ```
+    /// use procession::{Lock, Process};
+    ///
+    /// # #[procession::main]
+    /// # fn main() -> procession::Result<()> {
+    /// let total = Lock::new(0)?;
+    /// let step = 5;
+    /// let process = Process::spawn_with((total.clone(), step), |(total, step)| {
+    ///     *total.lock().unwrap() += step;
+    /// })?;
+    /// process.join()?;
+    /// assert_eq!(*total.lock()?, 5);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`spawn`](Process::spawn).
+    pub fn spawn_with<A, R, F>(captures: A, function: F) -> Result<Process<R>>
+    where
+        F: Fn(A) -> R + Copy + Send + Sync + 'static,
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        Process::builder().spawn_with(captures, function)
     }
 
     /// Starts a process that runs `task`; see [`Run`].
@@ -130,93 +193,19 @@ impl Process<()> {
     }
 }
 
-/// The choices that there are before a process starts.
-///
-/// ```
-/// use procession::{Process, StartMethod};
-/// # #[procession::main]
-/// # fn main() -> procession::Result<()> {
-/// let process = Process::builder()
-///     .name("answer")
-///     .daemon(true)
-///     .start_method(StartMethod::Spawn)
-///     .spawn(|| 6 * 7, ())?;
-/// assert_eq!(process.name(), "answer");
-/// assert_eq!(process.join()?, 42);
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Debug, Clone, Default)]
-#[must_use = "nothing starts until `spawn` or `run`"]
-pub struct Builder {
-    name: Option<String>,
-    daemon: bool,
-    method: StartMethod,
-}
-
-impl Builder {
-    /// A name for people: it stands in errors and in lists of processes. Otherwise `Process-1`,
-    /// `Process-2`, ...
-    pub fn name(mut self, name: impl Into<String>) -> Builder {
-        self.name = Some(name.into());
-        self
-    }
-
-    /// Whether the process is to be killed as soon as its parent ends, however that ends. Otherwise
-    /// it runs on.
-    pub fn daemon(mut self, daemon: bool) -> Builder {
-        self.daemon = daemon;
-        self
-    }
-
-    /// How the process is started.
-    pub fn start_method(mut self, method: StartMethod) -> Builder {
-        self.method = method;
-        self
-    }
-
-    /// Starts a process that calls `function` with `arguments`.
-    ///
-    /// # Errors
-    /// As [`Process::spawn`].
-    pub fn spawn<F, A, S>(self, function: F, arguments: A) -> Result<Process<F::Output>>
-    where
-        F: Function<A, S>,
-        A: Serialize + DeserializeOwned,
-        F::Output: Serialize + DeserializeOwned,
-    {
-        let entry = entry::name::<F, A, S>(&function)?;
-        let name = self.name.unwrap_or_else(next_name);
-        let running = Arc::new(start::start(
-            &name,
-            self.daemon,
-            self.method,
-            entry,
-            &arguments,
-        )?);
-        start::remember(&running);
-        Ok(Process {
-            running,
-            result: PhantomData,
-        })
-    }
-
-    /// Starts a process that runs `task`; see [`Run`].
-    ///
-    /// # Errors
-    /// As [`Process::spawn`].
-    pub fn run<T: Run>(mut self, task: T) -> Result<Process<T::Output>> {
-        self.name = self.name.or_else(|| task.name());
-        self.spawn(run_it::<T>, (task,))
-    }
-}
-
-fn next_name() -> String {
-    static COUNT: AtomicU64 = AtomicU64::new(1);
-    format!("Process-{}", COUNT.fetch_add(1, Ordering::Relaxed))
-}
-
 impl<R> Process<R> {
+    fn new(running: Arc<Running>, pipes: Pipes, kill_on_drop: bool) -> Process<R> {
+        let [stdin, stdout, stderr] = pipes;
+        Process {
+            stdin: stdin.map(ChildStdin::from),
+            stdout: stdout.map(ChildStdout::from),
+            stderr: stderr.map(ChildStderr::from),
+            running,
+            kill_on_drop,
+            result: PhantomData,
+        }
+    }
+
     /// The process id.
     pub fn pid(&self) -> u32 {
         self.running.child.pid()
@@ -248,6 +237,9 @@ impl<R> Process<R> {
     }
 
     /// Waits until it has ended, however it does.
+    ///
+    /// With [`Stdio::piped`] the process may itself be waiting: for its input, or for somebody to
+    /// read what it writes. [`join`](Process::join) sees to both.
     pub fn wait(&self) -> ExitStatus {
         self.running.wait()
     }
@@ -288,18 +280,72 @@ impl<R> Process<R> {
 impl<R: DeserializeOwned> Process<R> {
     /// Waits until the process has ended, and gives what its function returned.
     ///
+    /// Where `stdin` is a pipe that was not taken it is closed. What comes from `stdout` and `stderr`
+    /// is read and thrown away, or the process might wait for ever for room in the pipe;
+    /// [`join_with_output`](Self::join_with_output) keeps it.
+    ///
     /// # Errors
     /// [`JoinError`] says why there is no result: a panic with message and place, a signal, an exit
     /// code.
-    pub fn join(self) -> Result<R, JoinError> {
+    pub fn join(mut self) -> Result<R, JoinError> {
+        if self.stdout.is_some() || self.stderr.is_some() {
+            self.drain(|_, _| {});
+        }
+        self.stdin = None;
         let status = self.running.wait();
         self.running.result(status)
+    }
+
+    /// Waits until the process has ended, and gives what its function returned, together with what
+    /// the process wrote to `stdout` and `stderr`, where they are [`Stdio::piped`] and were not
+    /// taken. `stdin` is closed.
+    ///
+    /// Of other processes that have inherited the pipes it does not wait for the end.
+    ///
+    /// ```
+    /// use procession::{Process, Stdio};
+    ///
+    /// # #[procession::main]
+    /// # fn main() -> procession::Result<()> {
+    /// fn fail() {
+    ///     eprintln!("this goes wrong");
+    ///     std::process::abort()
+    /// }
+    /// let process = Process::builder().stderr(Stdio::piped()).spawn(fail, ())?;
+    /// let output = process.join_with_output();
+    /// assert_eq!(output.stderr, b"this goes wrong\n");
+    /// assert_eq!(output.result.unwrap_err().signal_name(), Some("SIGABRT"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn join_with_output(mut self) -> Output<R> {
+        let mut kept = [Vec::new(), Vec::new()];
+        self.drain(|number, bytes| kept[number].extend_from_slice(bytes));
+        let [stdout, stderr] = kept;
+        let status = self.running.wait();
+        Output {
+            result: self.running.result(status),
+            stdout,
+            stderr,
+        }
+    }
+
+    /// Reads both streams up to the end of the process.
+    fn drain(&mut self, take: impl FnMut(usize, &[u8])) {
+        self.stdin = None;
+        let file = |fd: Option<OwnedFd>| fd.map(File::from);
+        let streams = [
+            file(self.stdout.take().map(OwnedFd::from)),
+            file(self.stderr.take().map(OwnedFd::from)),
+        ];
+        self.running
+            .drain(streams.each_ref().map(Option::as_ref), take);
     }
 
     /// Like [`join`](Self::join), but waits no longer than `timeout`: `Ok(None)` means that the
     /// process still runs.
     ///
-    /// The result can be had once.
+    /// The result can be had once: whoever asks again gets an error ([`JoinErrorKind::Taken`]).
     ///
     /// # Errors
     /// As [`join`](Self::join).
@@ -318,6 +364,66 @@ impl<R> AsFd for Process<R> {
     }
 }
 
+impl<R> Drop for Process<R> {
+    fn drop(&mut self) {
+        if self.kill_on_drop && self.is_alive() {
+            // An error is that of a process with another user's rights, and nobody to tell.
+            let _ = self.kill();
+        }
+    }
+}
+
+/// Waits until one of `processes` has ended, and gives its index; of several, the first. `None` if
+/// there are none.
+///
+/// ```
+/// use procession::{Process, wait_any};
+///
+/// # #[procession::main]
+/// # fn main() -> procession::Result<()> {
+/// let mut processes = vec![
+///     Process::spawn(|| std::thread::sleep(std::time::Duration::from_secs(600)), ())?,
+///     Process::spawn(|| (), ())?,
+/// ];
+/// let first = wait_any(&processes).expect("there are some");
+/// assert_eq!(first, 1);
+/// processes.remove(first).join()?;
+/// processes[0].kill()?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// For processes with different results, and whatever else has a descriptor that is readable in the
+/// end, give `&[&dyn AsFd]`.
+pub fn wait_any(processes: &[impl AsFd]) -> Option<usize> {
+    wait_any_for(processes, Patience::forever)
+}
+
+/// The same, at most for `timeout`: `None` if all of them still run then.
+pub fn wait_any_timeout(processes: &[impl AsFd], timeout: Duration) -> Option<usize> {
+    wait_any_for(processes, || Patience::timeout(timeout))
+}
+
+fn wait_any_for<'a>(
+    processes: &[impl AsFd],
+    patience: impl FnOnce() -> Patience<'a>,
+) -> Option<usize> {
+    if processes.is_empty() {
+        return None;
+    }
+    let descriptors: Vec<BorrowedFd<'_>> = processes.iter().map(AsFd::as_fd).collect();
+    let mut patience = patience();
+    loop {
+        match engine::process::wait_any(&descriptors, &mut patience) {
+            Ok(found) => return found,
+            // Shortage of memory in the kernel, or of the limit of descriptors, which was lowered
+            // below what is open: no reason to be wrong about an end.
+            Err(_) if patience.check().is_err() => return None,
+            Err(_) => std::thread::sleep(Duration::from_millis(10)),
+        }
+    }
+}
+
 impl<R> fmt::Debug for Process<R> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Process")
@@ -328,189 +434,6 @@ impl<R> fmt::Debug for Process<R> {
     }
 }
 
-impl Running {
-    pub(crate) fn wait_timeout(&self, timeout: Duration) -> Option<ExitStatus> {
-        self.child
-            .wait(&mut Patience::timeout(timeout))
-            .ok()
-            .map(ExitStatus)
-    }
-
-    pub(crate) fn wait(&self) -> ExitStatus {
-        loop {
-            // Patience without end runs out only where somebody asked to be interrupted.
-            if let Ok(status) = self.child.wait(&mut Patience::forever()) {
-                return ExitStatus(status);
-            }
-        }
-    }
-
-    pub(crate) fn signal(&self, number: i32) -> Result<()> {
-        self.child
-            .kill(number)
-            .map_err(|error| Error::system("the signal could not be sent", error))
-    }
-
-    fn result<R: DeserializeOwned>(&self, status: ExitStatus) -> Result<R, JoinError> {
-        let why = match self.reply.0.get(&mut Patience::none()) {
-            Ok(mut message) => {
-                let buffers = std::mem::take(&mut message.buffers);
-                match open_answer(message.tag, &message.bytes, buffers) {
-                    Ok(value) => return Ok(value),
-                    Err(error) => match error.panic() {
-                        Some(panic) => Why::Panicked(panic.clone()),
-                        None => Why::Unreadable(error),
-                    },
-                }
-            }
-            Err(_) if self.child.checked_in() => Why::Ended,
-            Err(_) => Why::NotInitialised,
-        };
-        Err(JoinError(Box::new(Failure {
-            name: self.child.name().to_owned(),
-            pid: self.child.pid(),
-            status,
-            why,
-        })))
-    }
-}
-
 pub(crate) const SIGINT: i32 = libc::SIGINT;
 pub(crate) const SIGKILL: i32 = libc::SIGKILL;
 pub(crate) const SIGTERM: i32 = libc::SIGTERM;
-
-/// How a process ended.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct ExitStatus(pub(crate) engine::ExitStatus);
-
-impl ExitStatus {
-    /// Whether it ended by itself, with exit code 0.
-    pub fn success(self) -> bool {
-        self.code() == Some(0)
-    }
-
-    /// The exit code, if it ended by itself. A panic in its function makes it 101.
-    pub fn code(self) -> Option<i32> {
-        match self.0 {
-            engine::ExitStatus::Code(code) => Some(code),
-            _ => None,
-        }
-    }
-
-    /// The signal that ended it, if one did.
-    pub fn signal(self) -> Option<i32> {
-        match self.0 {
-            engine::ExitStatus::Signal(signal) => Some(signal),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for ExitStatus {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(out)
-    }
-}
-
-impl fmt::Debug for ExitStatus {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(out)
-    }
-}
-
-/// Why a process has no result to give.
-#[derive(Debug)]
-pub struct JoinError(Box<Failure>);
-
-#[derive(Debug)]
-struct Failure {
-    name: String,
-    pid: u32,
-    status: ExitStatus,
-    why: Why,
-}
-
-#[derive(Debug)]
-enum Why {
-    Panicked(Panic),
-    /// Before its function had returned.
-    Ended,
-    /// It was started, and its `main` went another way.
-    NotInitialised,
-    /// There is an answer, but no result in it.
-    Unreadable(Error),
-}
-
-impl JoinError {
-    /// The function panicked.
-    pub fn is_panic(&self) -> bool {
-        self.panic().is_some()
-    }
-
-    /// The panic of the function: its message and its place.
-    pub fn panic(&self) -> Option<&Panic> {
-        match &self.0.why {
-            Why::Panicked(panic) => Some(panic),
-            Why::Unreadable(error) => error.panic(),
-            _ => None,
-        }
-    }
-
-    /// The signal that killed the process, if one did.
-    pub fn signal(&self) -> Option<i32> {
-        self.0.status.signal()
-    }
-
-    /// The exit code, if the process ended by itself: by a call of [`std::process::exit`], for
-    /// instance.
-    pub fn exit_code(&self) -> Option<i32> {
-        self.0.status.code()
-    }
-
-    /// How the process ended.
-    pub fn exit_status(&self) -> Option<ExitStatus> {
-        Some(self.0.status)
-    }
-
-    /// The id that the process had.
-    pub fn pid(&self) -> u32 {
-        self.0.pid
-    }
-
-    /// The name of the process.
-    pub fn name(&self) -> &str {
-        &self.0.name
-    }
-}
-
-impl fmt::Display for JoinError {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Failure {
-            name,
-            pid,
-            status,
-            why,
-        } = &*self.0;
-        match why {
-            Why::Panicked(panic) => write!(out, "{name}: {panic}"),
-            Why::Ended => write!(out, "{name} (process {pid}) has no result: {status}"),
-            Why::NotInitialised => write!(
-                out,
-                "{name} (process {pid}) ended before it reached `procession::init()`, which must be the first line of \
-                 main: {status}"
-            ),
-            Why::Unreadable(_) => {
-                write!(out, "{name} (process {pid}) has no result that can be read")
-            }
-        }
-    }
-}
-
-impl std::error::Error for JoinError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &self.0.why {
-            Why::Unreadable(error) => Some(error),
-            _ => None,
-        }
-    }
-}

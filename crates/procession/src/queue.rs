@@ -8,8 +8,9 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::engine::{self, GetError, Patience, PutError};
+use crate::engine::{self, GetError, Patience, PutError, readiness};
 use crate::error::{Error, Result};
+use crate::values::Values;
 use crate::wire;
 
 /// A queue of values: any number of processes send, any number receive, first in, first out.
@@ -79,6 +80,18 @@ impl<T> Queue<T> {
         })
     }
 
+    pub(crate) fn engine(&self) -> &engine::Queue {
+        &self.queue
+    }
+
+    pub(crate) fn message(&self) -> readiness::Message {
+        readiness::Message(self.queue.clone())
+    }
+
+    pub(crate) fn room(&self) -> readiness::Room {
+        readiness::Room(self.queue.clone())
+    }
+
     /// How many values it holds now.
     pub fn len(&self) -> usize {
         self.queue.len() as usize
@@ -107,6 +120,60 @@ impl<T> Queue<T> {
         self.queue.close();
     }
 
+    /// Says that the work on one received value is done: see [`join`](Self::join). Does not block.
+    ///
+    /// # Errors
+    /// When it was said as often as values were sent.
+    pub fn task_done(&self) -> Result<()> {
+        self.queue.task_done().map_err(|_| {
+            Error::misuse("task_done() was called more often than values were sent into the queue")
+        })
+    }
+
+    /// How many values were sent for which no [`task_done`](Self::task_done) was said.
+    pub fn unfinished(&self) -> usize {
+        self.queue.unfinished() as usize
+    }
+
+    /// Waits until the work on every value that was sent is [done](Self::task_done), in whichever
+    /// processes.
+    ///
+    /// ```
+    /// use procession::{Process, Queue};
+    ///
+    /// fn work(jobs: Queue<u32>) {
+    ///     for _job in jobs.iter() {
+    ///         jobs.task_done().unwrap();
+    ///     }
+    /// }
+    ///
+    /// #[procession::main]
+    /// fn main() -> procession::Result<()> {
+    ///     let jobs = Queue::unbounded()?;
+    ///     let worker = Process::spawn(work, jobs.clone())?;
+    ///     jobs.send(1)?;
+    ///     jobs.send(2)?;
+    ///     jobs.join();
+    ///     assert_eq!(jobs.unfinished(), 0);
+    ///     jobs.close();
+    ///     worker.join()?;
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// A process that dies with a value in hand never says it: then this waits for ever. Where that can
+    /// be, use [`join_timeout`](Self::join_timeout) and look after the processes, or a
+    /// [`Pool`](crate::Pool), which does.
+    pub fn join(&self) {
+        // Patience without end runs out only where somebody asked to be interrupted.
+        while self.queue.join(&mut Patience::forever()).is_err() {}
+    }
+
+    /// Waits as [`join`](Self::join) does, at most for `timeout`; says whether all are done.
+    pub fn join_timeout(&self, timeout: Duration) -> bool {
+        self.queue.join(&mut Patience::timeout(timeout)).is_ok()
+    }
+
     /// Whether it was closed.
     pub fn is_closed(&self) -> bool {
         self.queue.is_closed()
@@ -121,6 +188,32 @@ impl<T: Serialize> Queue<T> {
     /// no memory for it.
     pub fn send(&self, value: T) -> Result<(), SendError<T>> {
         send(&self.queue, value, &mut Patience::forever())
+    }
+
+    /// Sends values, one after the other; waits whenever the queue is full. Says how many there were.
+    ///
+    /// Each is sent by itself: a receiver may have the first before the last is sent, and what other
+    /// senders send may come in between. A process that is killed meanwhile has sent some of the first
+    /// and none of the rest.
+    ///
+    /// ```
+    /// use procession::Queue;
+    ///
+    /// let jobs = Queue::unbounded()?;
+    /// let mut names = ["a", "b", "c"].into_iter().map(String::from);
+    /// assert_eq!(jobs.send_many(names.by_ref())?, 3);
+    ///
+    /// let mut batch = Vec::new();
+    /// assert_eq!(jobs.recv_many(&mut batch, 2)?, 2);
+    /// assert_eq!(batch, ["a", "b"]);
+    /// # Ok::<(), procession::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), with the value that was not sent. Those before it have been; those after
+    /// it are still in the iterator, where that was given [by reference](Iterator::by_ref).
+    pub fn send_many(&self, values: impl IntoIterator<Item = T>) -> Result<usize, SendError<T>> {
+        send_each(values, |value| self.send(value))
     }
 
     /// Sends a value if there is room for it now.
@@ -171,15 +264,32 @@ impl<T: DeserializeOwned> Queue<T> {
             .map_err(|why| why.into_error("a value in the queue", Some(timeout)))
     }
 
-    /// The values as they come; waits for each. Ends when the queue is closed and empty.
+    /// Receives the next value, waiting until there is one, and with it those that are there already,
+    /// `limit` in all at most. Puts them behind what is in `into`, and says how many they were: at
+    /// least 1, unless `limit` is 0.
+    ///
+    /// A process that is killed meanwhile takes with it what it has received so far, as it would with
+    /// [`recv`](Self::recv): never more than `limit`.
+    ///
+    /// # Errors
+    /// When the queue is closed and empty ([`Error::is_closed`]), or a value can't be read as a `T`. It
+    /// is taken then; those before it are in `into`.
+    pub fn recv_many(&self, into: &mut Vec<T>, limit: usize) -> Result<usize> {
+        many(into, limit, || self.recv(), || self.try_recv())
+    }
+
+    /// The values as they come; waits for each. Ends when the queue is closed and empty. So does a
+    /// `for` loop over `&queue`, or over the queue.
     ///
     /// # Panics
     /// When a value can't be read as a `T`: its `Serialize` and `Deserialize` don't agree.
     /// [`recv`](Self::recv) says so as an error.
-    pub fn iter(&self) -> impl Iterator<Item = T> {
-        std::iter::from_fn(|| {
-            receive(&self.queue, &mut Patience::forever()).map_or_else(NotReceived::end, Some)
-        })
+    pub fn iter(&self) -> Values<'_, T> {
+        self.values()
+    }
+
+    pub(crate) fn next_value(&self) -> Option<T> {
+        receive(&self.queue, &mut Patience::forever()).map_or_else(NotReceived::end, Some)
     }
 
     /// The values that are there; does not wait.
@@ -212,6 +322,40 @@ pub(crate) fn send<T: Serialize>(
         Err(error) => error,
     };
     Err(SendError(Box::new(Unsent { value, why })))
+}
+
+/// Sends values until one can't be sent; how many there were.
+pub(crate) fn send_each<T>(
+    values: impl IntoIterator<Item = T>,
+    send: impl Fn(T) -> Result<(), SendError<T>>,
+) -> Result<usize, SendError<T>> {
+    let mut sent = 0;
+    for value in values {
+        send(value)?;
+        sent += 1;
+    }
+    Ok(sent)
+}
+
+/// The `first` value, and what there is of the rest.
+pub(crate) fn many<T>(
+    into: &mut Vec<T>,
+    limit: usize,
+    first: impl FnOnce() -> Result<T>,
+    rest: impl Fn() -> Result<T>,
+) -> Result<usize> {
+    if limit == 0 {
+        return Ok(0);
+    }
+    into.push(first()?);
+    for received in 1..limit {
+        match rest() {
+            Ok(value) => into.push(value),
+            Err(error) if error.is_empty() || error.is_closed() => return Ok(received),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(limit)
 }
 
 /// Why nothing was received.

@@ -4,20 +4,22 @@ use std::cell::RefCell;
 use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use serde::{Deserialize, Serialize};
 
 use crate::current;
-use crate::engine::launch::{self, LaunchError, LaunchRequest};
+use crate::engine::launch::{self, LaunchError, LaunchRequest, Pipes, Surroundings};
 use crate::engine::{Patience, Queue, Role};
 use crate::entry::{self, EntryName};
 use crate::error::{Error, Result};
-use crate::function::{AnswerKind, Carrier, Request};
+use crate::function::{AnswerKind, Carrier, Request, Sink};
 use crate::panic::{self, Watch};
+use crate::pool::launcher::Named;
 use crate::pool::worker;
-use crate::process::{Running, StartMethod};
-use crate::wire::{self, travels};
+use crate::process::{Plan, Running, Settings, Timeout, setup};
+use crate::wire::{self, Packed, travels};
 
 /// The exit code of a process that panicked, as it is of any Rust program.
 const PANICKED: i32 = 101;
@@ -53,6 +55,8 @@ travels!([] Reply, 0, |handle| Queue::from_handle(handle).map(Reply));
 struct Start {
     entry: EntryName,
     reply: Reply,
+    settings: Settings,
+    setup: Option<Named>,
 }
 
 /// Makes this program able to start processes; in a process that was started so, does its work and
@@ -134,7 +138,7 @@ fn run(entry: launch::Entry) -> i32 {
 
 fn run_function(entry: launch::Entry) -> i32 {
     let mut message = entry.payload;
-    let (Start { entry, reply }, rest) = match wire::decode_first(&message.bytes, Vec::new()) {
+    let (start, rest) = match wire::decode_first::<Start>(&message.bytes, Vec::new()) {
         Ok(start) => start,
         Err(error) => {
             complain(&error);
@@ -143,6 +147,12 @@ fn run_function(entry: launch::Entry) -> i32 {
     };
     let skip = message.bytes.len() - rest.len();
     let buffers = std::mem::take(&mut message.buffers);
+    let Start {
+        entry,
+        reply,
+        settings,
+        setup,
+    } = start;
     let request = Request {
         entry,
         carrier: Carrier::Message(message),
@@ -152,26 +162,79 @@ fn run_function(entry: launch::Entry) -> i32 {
     };
 
     panic::watch(Watch::Note);
-    let last = reply.clone();
-    panic::set_last_words(move |panic| {
-        let packed = wire::encode_plain(Vec::new(), panic);
-        let _ = packed.send(AnswerKind::Panic.to_tag(), |message| {
-            last.0.put(message, &mut Patience::none())
-        });
-    });
-    let answered = entry::run(request, &mut |kind, packed| {
+    let mut sink = |kind: AnswerKind, packed: &mut Packed| {
         packed.send(kind.to_tag(), |message| put_answer(&reply.0, message))
-    });
+    };
+    let setup_panics = || answer_last_words(&reply, AnswerKind::SetupPanic);
+    if let Err(code) = prepare(&settings, setup, setup_panics, &mut sink) {
+        return code;
+    }
+    answer_last_words(&reply, AnswerKind::Panic);
+    let answered = entry::run(request, &mut sink);
     panic::watch(Watch::Off);
     match answered {
         Ok(AnswerKind::Value) => 0,
         Ok(AnswerKind::Panic) => PANICKED,
-        Ok(AnswerKind::Refusal) => 1,
+        Ok(_) => 1,
         Err(error) => {
             complain(&error);
             1
         }
     }
+}
+
+/// What comes before anything else: settings and hook. `before_hook` is called if there is one. The
+/// exit code if that is the end; `sink` was told why.
+pub(crate) fn prepare(
+    settings: &Settings,
+    setup: Option<Named>,
+    before_hook: impl FnOnce(),
+    sink: &mut Sink<'_>,
+) -> std::result::Result<(), i32> {
+    let no = |kind: AnswerKind, text: &str, sink: &mut Sink<'_>| {
+        let _ = sink(kind, &mut wire::encode_plain(Vec::new(), &text));
+        Err(1)
+    };
+    if let Err(refused) = settings.apply() {
+        return no(AnswerKind::Setting, &refused.to_string(), sink);
+    }
+    let Some(setup) = setup else { return Ok(()) };
+    before_hook();
+    let mut said = None;
+    let answered = setup::run(setup.0, &mut |kind, packed| {
+        said = Some((kind, std::mem::take(packed)));
+        Ok(())
+    });
+    match (answered, said) {
+        (Ok(_), Some((AnswerKind::Value, packed))) => {
+            match wire::decode::<std::result::Result<(), String>>(&packed.bytes, Vec::new()) {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(text)) => no(AnswerKind::Setup, &text, sink),
+                Err(error) => no(AnswerKind::Setup, &error.chain(), sink),
+            }
+        }
+        (Ok(_), Some((AnswerKind::Panic, mut packed))) => {
+            let _ = sink(AnswerKind::SetupPanic, &mut packed);
+            Err(PANICKED)
+        }
+        // A refusal, which is a text as well.
+        (Ok(_), Some((_, mut packed))) => {
+            let _ = sink(AnswerKind::Setup, &mut packed);
+            Err(1)
+        }
+        _ => Err(1),
+    }
+}
+
+/// Has the panic that ends this process sent, where panics abort.
+fn answer_last_words(reply: &Reply, kind: AnswerKind) {
+    let last = reply.clone();
+    panic::set_last_words(move |panic| {
+        let packed = wire::encode_plain(Vec::new(), panic);
+        let _ = packed.send(kind.to_tag(), |message| {
+            last.0.put(message, &mut Patience::none())
+        });
+    });
 }
 
 fn put_answer(
@@ -217,47 +280,63 @@ pub(crate) fn remember(child: &Arc<Running>) {
     list.push(Arc::downgrade(child));
 }
 
-/// Starts a child that calls the function named `entry` with `arguments`.
+/// Starts a child that calls the function named `entry` with `arguments`; gives it with this
+/// process's ends of its pipes.
 pub(crate) fn start<A: Serialize>(
-    name: &str,
-    daemon: bool,
-    method: StartMethod,
+    plan: &Plan,
     entry: EntryName,
     arguments: &A,
-) -> Result<Running> {
+) -> Result<(Running, Pipes)> {
+    let timeout = plan.timeout.map(Timeout::new);
     let reply = Reply(Queue::new(NonZeroU32::new(1))?);
-    let start = Start { entry, reply };
-    let packed = wire::encode(&(&start, arguments)).map_err(|error| Error::start(name, error))?;
-    let child = packed.send(0, |payload| {
-        launch(LaunchRequest {
-            method: method.to_engine(),
+    let start = Start {
+        entry,
+        reply,
+        settings: plan.conditions.settings.clone(),
+        setup: plan.setup.as_ref().map(|parcel| Named(parcel.handle())),
+    };
+    let name = &plan.name;
+    let packed = wire::encode(&(&start, arguments))
+        .map_err(|error| Error::start(name, Error::about::<A>(error)))?;
+    let (child, pipes) = packed.send(0, |payload| {
+        let request = LaunchRequest {
+            method: plan.conditions.method.to_engine(),
             name,
             role: Role::Process,
-            daemon,
+            daemon: plan.daemon,
             entry: Occupation::Function.to_raw(),
             payload,
             fds: &[],
             run,
-        })
+        };
+        launch(&request, &plan.conditions.surroundings)
     })?;
-    Ok(Running {
+    let running = Running {
         child,
         reply: start.reply,
-        daemon,
-        method,
+        daemon: plan.daemon,
+        method: plan.conditions.method,
         owner: std::process::id(),
-    })
+        timeout,
+        memory_limit: plan.conditions.memory_limit,
+        told: AtomicBool::new(false),
+    };
+    Ok((running, pipes))
 }
 
 /// Starts a child of any occupation.
-pub(crate) fn launch(request: LaunchRequest<'_>) -> Result<crate::engine::Child> {
+pub(crate) fn launch(
+    request: &LaunchRequest<'_>,
+    surroundings: &Surroundings,
+) -> Result<(crate::engine::Child, Pipes)> {
     let forks = matches!(request.method, launch::StartMethod::Fork);
     if forks {
+        panic::install();
         FORKING.set(Some(
             CHILDREN.lock().unwrap_or_else(PoisonError::into_inner),
         ));
     }
-    let result = launch::launch(&request);
+    let result = launch::launch_in(request, surroundings);
     if forks {
         FORKING.take();
     }

@@ -341,3 +341,82 @@ macro_rules! travels {
     };
 }
 pub(crate) use travels;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::{Lock, Queue};
+
+    #[derive(Debug, Serialize, Deserialize)]
+    enum Mixed {
+        Number(i128),
+        Text(Option<String>),
+        Many(Vec<(u8, f64)>),
+        Map(BTreeMap<String, Vec<u16>>),
+        Raw(Bytes),
+        Locked(Lock<u64>),
+        Queued(Queue<Vec<String>>),
+        Nested(Box<Mixed>, char),
+    }
+
+    /// Values, which keep their objects alive, and what they are as messages.
+    fn samples() -> Vec<(Mixed, Packed)> {
+        let lock = Lock::new(5u64).expect("has memory");
+        let queue = Queue::unbounded().expect("has memory");
+        let text = Mixed::Text(Some("Grüße".to_owned()));
+        let map = BTreeMap::from([("key".to_owned(), vec![1, 2, 3])]);
+        let mixed = [
+            Mixed::Number(-1),
+            Mixed::Many(vec![(1, 0.5); 9]),
+            Mixed::Map(map),
+            Mixed::Raw(Bytes::from(vec![7; 5000])),
+            Mixed::Raw(Bytes::from(vec![7; 5])),
+            Mixed::Locked(lock),
+            Mixed::Queued(queue),
+            Mixed::Nested(Box::new(text), 'ß'),
+        ];
+        mixed
+            .into_iter()
+            .map(|value| {
+                let packed = encode(&value).expect("is plain");
+                (value, packed)
+            })
+            .collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Bytes that nobody sent, and such as were changed on their way: an error or some value, and
+        /// neither a panic nor memory for what was only announced.
+        #[test]
+        fn any_bytes_are_a_value_or_an_error(
+            bytes in vec(any::<u8>(), 0..80),
+            changes in vec((any::<usize>(), any::<u8>()), 0..4),
+            cut: usize,
+        ) {
+            let _ = decode::<Mixed>(&bytes, Vec::new());
+            let _ = decode::<(u64, String, Vec<u8>, Option<Vec<String>>)>(&bytes, Vec::new());
+            let _ = decode_first::<Vec<Mixed>>(&bytes, Vec::new());
+            for (_value, sample) in samples() {
+                let mut bytes = sample.bytes.clone();
+                prop_assert!(
+                    !sample.buffers.is_empty() || decode::<Mixed>(&bytes, Vec::new()).is_ok()
+                );
+                for (place, byte) in &changes {
+                    let length = bytes.len();
+                    bytes[place % length] ^= byte;
+                }
+                let _ = decode::<Mixed>(&bytes, Vec::new());
+                bytes.truncate(cut % bytes.len());
+                let _ = decode::<Mixed>(&bytes, Vec::new());
+            }
+        }
+    }
+}

@@ -8,13 +8,7 @@ use procession::{
     Bytes, Connection, Event, Lock, Pool, Process, Queue, Receiver, Sender, StartMethod,
 };
 use serde::{Deserialize, Serialize};
-use support::{ms, watched};
-
-const METHODS: [StartMethod; 3] = [
-    StartMethod::Spawn,
-    StartMethod::ForkServer,
-    StartMethod::Fork,
-];
+use support::{METHODS, ms, watched};
 
 #[procession::test]
 fn values_go_through_a_queue_in_order_and_once() {
@@ -261,7 +255,7 @@ fn the_death_of_the_last_sender_ends_a_pipe() {
         });
         let began = Instant::now();
         assert!(receiver.recv().unwrap_err().is_closed(), "{method:?}");
-        assert!(began.elapsed() < ms(2000), "{:?}", began.elapsed());
+        assert!(began.elapsed() < ms(20_000), "{:?}", began.elapsed());
         drop(killer.join().unwrap());
     }
 }
@@ -294,7 +288,7 @@ fn the_death_of_somebody_elses_child_ends_a_pipe() {
     assert!(killed.success());
     let began = Instant::now();
     assert!(receiver.recv_timeout(ms(20_000)).unwrap_err().is_closed());
-    assert!(began.elapsed() < ms(2000), "{:?}", began.elapsed());
+    assert!(began.elapsed() < ms(20_000), "{:?}", began.elapsed());
     parent.kill().unwrap();
     parent.wait();
 }
@@ -326,7 +320,7 @@ fn sending_to_nobody_is_an_error() {
     process.kill().unwrap();
     let began = Instant::now();
     assert!(sender.send(1).unwrap_err().is_closed());
-    assert!(began.elapsed() < ms(2000), "{:?}", began.elapsed());
+    assert!(began.elapsed() < ms(20_000), "{:?}", began.elapsed());
 }
 
 #[procession::test]
@@ -373,19 +367,20 @@ fn a_conversation_has_two_directions() {
 #[procession::test]
 fn pipe_ends_in_tasks_of_a_pool_are_gone_when_the_task_drops_them() {
     let _watched = watched();
+    let go = Event::new().unwrap();
     let pool = Pool::new(1).unwrap();
     let (sender, receiver) = procession::pipe().unwrap();
     let task = pool.apply_async(
-        |sender: Sender<u32>| {
+        |sender: Sender<u32>, go: Event| {
             sender.send(1).unwrap();
             drop(sender);
-            std::thread::sleep(ms(1500));
+            go.wait();
         },
-        sender,
+        (sender, go.clone()),
     );
-    let began = Instant::now();
+    // Ends while the task runs.
     assert_eq!(receiver.iter().collect::<Vec<_>>(), [1]);
-    assert!(began.elapsed() < ms(1200), "{:?}", began.elapsed());
+    go.set();
     task.unwrap().get().unwrap();
 }
 
@@ -413,4 +408,110 @@ fn what_cannot_be_read_is_an_error_and_the_next_value_can() {
         "{error}"
     );
     assert_eq!(queue.recv().unwrap().0, 3);
+}
+
+#[procession::test]
+fn values_go_in_batches_and_nobody_gets_one_twice() {
+    const EACH: u32 = 3000;
+    let _watched = watched();
+    let queue = Queue::bounded(100).unwrap();
+    let senders: Vec<_> = (0..2)
+        .map(|sender| {
+            let send = |queue: Queue<(u32, u32)>, sender: u32| {
+                let values = (0..EACH).map(|number| (sender, number));
+                queue.send_many(values).unwrap()
+            };
+            Process::spawn(send, (queue.clone(), sender)).unwrap()
+        })
+        .collect();
+    let receiver = |queue: Queue<(u32, u32)>| {
+        let (mut all, mut largest) = (Vec::new(), 0);
+        while let Ok(received) = queue.recv_many(&mut all, 40) {
+            assert!((1..=40).contains(&received));
+            largest = largest.max(received);
+        }
+        (all, largest)
+    };
+    let receivers = [(); 2].map(|()| Process::spawn(receiver, queue.clone()).unwrap());
+    for sender in senders {
+        assert_eq!(sender.join().unwrap(), EACH as usize);
+    }
+    queue.close();
+    let mut all = Vec::new();
+    for receiver in receivers {
+        let (got, largest) = receiver.join().unwrap();
+        assert!(largest <= 40);
+        for sender in 0..2 {
+            assert!(got.iter().filter(|(of, _)| *of == sender).is_sorted());
+        }
+        all.extend(got);
+    }
+    all.sort_unstable();
+    let sent = (0..2).flat_map(|sender| (0..EACH).map(move |number| (sender, number)));
+    assert!(all.into_iter().eq(sent));
+}
+
+#[procession::test]
+fn a_batch_that_ends_early_says_where() {
+    let _watched = watched();
+    let queue = Queue::bounded(10).unwrap();
+    let mut batch = vec![7];
+    queue.send_many(0..5).unwrap();
+    assert_eq!(queue.recv_many(&mut batch, 0).unwrap(), 0);
+    assert_eq!(queue.recv_many(&mut batch, 3).unwrap(), 3);
+    assert_eq!(queue.recv_many(&mut batch, 100).unwrap(), 2);
+    assert_eq!(batch, [7, 0, 1, 2, 3, 4]);
+    queue.close();
+    assert!(queue.recv_many(&mut batch, 1).unwrap_err().is_closed());
+    let mut values = 5..9;
+    let error = queue.send_many(values.by_ref()).unwrap_err();
+    assert!(error.is_closed());
+    assert_eq!((error.into_inner(), values), (5, 6..9));
+
+    let (sender, receiver) = procession::pipe::<u32>().unwrap();
+    let fill = |sender: Sender<u32>| -> () {
+        sender.send_many(0..2000).unwrap();
+        std::process::abort()
+    };
+    let filler = Process::spawn(fill, sender).unwrap();
+    let mut got = Vec::new();
+    let end = loop {
+        match receiver.recv_many(&mut got, 64) {
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    assert!(end.is_closed(), "{end}");
+    assert!(
+        got.into_iter().eq(0..2000),
+        "what was sent before its sender died is there"
+    );
+    assert!(filler.join().unwrap_err().is_signal());
+}
+
+/// Killed in the middle of a batch: some of the first values are there, whole and in order, and none of
+/// the rest.
+#[procession::test]
+fn a_sender_of_many_killed_at_any_moment_has_sent_the_first_of_them() {
+    let _watched = watched();
+    for round in 0..12_u64 {
+        let queue = Queue::unbounded().unwrap();
+        let began = Event::new().unwrap();
+        let send = |queue: Queue<(u64, String)>, began: Event| -> usize {
+            began.set();
+            let values = (0..).map(|number: u64| (number, "x".repeat((number % 90) as usize)));
+            queue.send_many(values).unwrap()
+        };
+        let sender = Process::spawn(send, (queue.clone(), began.clone())).unwrap();
+        began.wait();
+        std::thread::sleep(std::time::Duration::from_micros(round * 300));
+        sender.kill().unwrap();
+        sender.wait();
+        queue.close();
+        let mut got = Vec::new();
+        while queue.recv_many(&mut got, 1000).is_ok() {}
+        for (at, (number, text)) in got.iter().enumerate() {
+            assert_eq!((*number, text.len()), (at as u64, at % 90));
+        }
+    }
 }

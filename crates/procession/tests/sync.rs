@@ -128,7 +128,7 @@ fn trying_and_waiting_for_a_lock() {
     let began = Instant::now();
     let error = lock.lock_timeout(ms(50)).unwrap_err();
     assert!(Error::from(error).is_timeout());
-    assert!(began.elapsed() >= ms(50) && began.elapsed() < ms(5000));
+    assert!(began.elapsed() >= ms(50) && began.elapsed() < ms(10_000));
     release.set();
     holder.join().unwrap();
     drop(lock.try_lock().unwrap());
@@ -170,7 +170,7 @@ fn the_lock_of_a_killed_holder_comes_with_a_warning() {
         );
         assert!(Error::from(poisoned).is_poisoned());
     }
-    assert!(began.elapsed() < ms(2000), "{:?}", began.elapsed());
+    assert!(began.elapsed() < ms(20_000), "{:?}", began.elapsed());
     let mut guard = lock.lock().unwrap_err().into_inner();
     assert_eq!(*guard, [1, 2]);
     guard.push(3);

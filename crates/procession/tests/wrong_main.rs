@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use procession::{Process, StartMethod};
+use procession::{JoinErrorKind, Process, StartMethod};
 
 fn main() {
     if std::env::var_os("PROCESSION_CHILD").is_some() {
@@ -39,6 +39,7 @@ fn the_parent_is_told() {
         .join()
         .expect_err("and never comes to its function");
     assert_eq!(error.exit_code(), Some(23));
+    assert_eq!(error.kind(), JoinErrorKind::NotInitialised);
     assert!(error.to_string().contains("procession::init()"), "{error}");
 
     let process = Process::builder()

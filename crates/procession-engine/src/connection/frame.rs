@@ -93,6 +93,17 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
+    /// A message of bytes that is here already.
+    pub(super) fn whole(body: Vec<u8>) -> Incoming {
+        let head = head_of_bytes(body.len());
+        Incoming {
+            head: head.bytes,
+            have: head.length,
+            body,
+            weight_left: 0,
+        }
+    }
+
     pub(super) fn has_begun(&self) -> bool {
         self.have > 0
     }

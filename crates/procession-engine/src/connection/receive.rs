@@ -3,11 +3,11 @@
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
-use procession_shm::{Entry, Handle, Patience};
+use procession_shm::{Arrived, Entry, Handle, Patience};
 use procession_sys::{poll, socket};
 
 use super::frame::{Frame, Incoming};
-use super::{BYTES, Connection, RecvError};
+use super::{BYTES, Connection, Mailbox, RecvError, SLEEP, Stop};
 use crate::message::{Block, Message, Parcel};
 
 /// What [`Connection::recv_bytes_into`] did with a message.
@@ -33,7 +33,8 @@ impl Received {
         if message.tag == BYTES && message.buffers.len() == 1 {
             return Ok(Received::Block(message.buffers.remove(0)));
         }
-        if message.buffers.is_empty() {
+        // One with a tag is no bytes, though it may have nothing but them and mentions.
+        if message.buffers.is_empty() && message.tag == 0 {
             Ok(Received::Bytes(message.bytes))
         } else {
             Err(RecvError::NotBytes)
@@ -167,9 +168,20 @@ impl Connection {
         if !self.is_readable() {
             return Err(RecvError::NotReadable);
         }
+        let mailbox = self.mailbox.get();
+        if let Some(mailbox) = mailbox
+            && let Some(body) = self.receive_here(mailbox, patience)?
+        {
+            return Ok(Incoming::whole(body));
+        }
         let mut incoming = self.take_half().unwrap_or_default();
         match self.fill(&mut incoming, max, patience) {
-            Ok(()) => Ok(incoming),
+            Ok(()) => {
+                if let Some(mailbox) = mailbox {
+                    mailbox.fetched();
+                }
+                Ok(incoming)
+            }
             Err(error) => {
                 if incoming.has_begun()
                     && matches!(error, RecvError::TimedOut | RecvError::Interrupted)
@@ -179,6 +191,29 @@ impl Connection {
                 Err(error)
             }
         }
+    }
+
+    /// A message from the mailbox; `None` once there is something at the descriptor instead.
+    fn receive_here(
+        &self,
+        mailbox: &Mailbox,
+        patience: &mut Patience<'_>,
+    ) -> Result<Option<Vec<u8>>, RecvError> {
+        match mailbox.find(patience) {
+            Some(Arrived::Here) => return Ok(mailbox.take()),
+            None => return Err(RecvError::TimedOut),
+            Some(Arrived::Away) => {}
+        }
+        // It has been looked for long enough.
+        while !poll::readable(self.fd(), Some(patience.slice(SLEEP))).map_err(RecvError::Io)? {
+            if patience.is_none() {
+                return Err(RecvError::TimedOut);
+            }
+            patience
+                .check()
+                .map_err(|error| RecvError::from_stop(Stop::Wait(error)))?;
+        }
+        Ok(None)
     }
 
     fn fill(

@@ -42,6 +42,12 @@ impl Connection {
         )
     }
 
+    /// Sends `bytes` by the [mailbox](super::Mailbox), if there is one and the receiver looks there just now.
+    pub fn send_at_once(&self, bytes: &[u8]) -> bool {
+        let mailbox = self.mailbox.get().filter(|_| self.may_send().is_ok());
+        mailbox.is_some_and(|mailbox| mailbox.try_post(bytes))
+    }
+
     /// Sends a message. One that is large, has buffers or mentions objects goes through the arena;
     /// the objects are kept alive on the way.
     ///
@@ -106,6 +112,11 @@ impl Connection {
         body: &[u8],
         patience: &mut Patience<'_>,
     ) -> Result<(), SendError> {
+        if let Some(mailbox) = self.mailbox.get()
+            && mailbox.post(body)
+        {
+            return Ok(());
+        }
         let mut parts = [IoSlice::new(head), IoSlice::new(body)];
         self.write_all(&mut parts, patience)
             .map_err(|(sent, error)| self.given_up(sent, error))

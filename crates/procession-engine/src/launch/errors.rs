@@ -1,7 +1,9 @@
 //! What can go wrong with a launch, on either side.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 
 use procession_shm::Gone;
 
@@ -30,6 +32,21 @@ pub enum LaunchError {
     /// The system refused to start a process: a limit, a descriptor that is not open, a program that
     /// has been removed.
     Start(io::Error),
+    /// The folder that the child is to work in can't be opened.
+    Folder {
+        /// Which.
+        folder: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// What the child was to have in its environment can't be in one: a name that is empty or has `=`
+    /// inside, or a zero byte.
+    Variable {
+        /// Its name.
+        name: OsString,
+    },
+    /// What the child was to have as its standard input, output or error can't be had.
+    Standard(io::Error),
     /// The fork server could not be started, or talked to.
     Server(io::Error),
     /// The fork server ended before it had made the child. A new one did likewise.
@@ -82,6 +99,19 @@ impl fmt::Display for LaunchError {
                 "no process was started: its arguments have {given} descriptors, and at most {MOST_FDS} can be passed on: send the rest through a pipe later"
             ),
             LaunchError::Start(error) => write!(f, "no process was started: {error}"),
+            LaunchError::Folder { folder, error } => write!(
+                f,
+                "no process was started: it can't have {} as its working directory: {error}",
+                folder.display()
+            ),
+            LaunchError::Variable { name } => write!(
+                f,
+                "no process was started: its environment can't have the variable {name:?}: a name is not empty and has no '=', and neither name nor value has a zero byte"
+            ),
+            LaunchError::Standard(error) => write!(
+                f,
+                "no process was started: its standard input, output or error can't be opened: {error}"
+            ),
             LaunchError::Server(error) => write!(f, "no process was started: the fork server can't be used: {error}"),
             LaunchError::ServerDied { status, checked_in: true } => {
                 write!(f, "no process was started: the fork server ended twice while it was asked to ({status})")
@@ -110,7 +140,10 @@ impl std::error::Error for LaunchError {
         match self {
             LaunchError::Family(error) => Some(error),
             LaunchError::Payload(error) => Some(error),
-            LaunchError::Start(error) | LaunchError::Server(error) => Some(error),
+            LaunchError::Start(error)
+            | LaunchError::Server(error)
+            | LaunchError::Standard(error)
+            | LaunchError::Folder { error, .. } => Some(error),
             _ => None,
         }
     }

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use procession_sys::process as sys;
 
 use crate::family::{self, FamilyError, Seat};
+use crate::launch::surroundings;
 use crate::process::SpawnRequest;
 use crate::ticket::{Reader, Ticket, Writer, from_hex, to_hex};
 
@@ -50,14 +51,17 @@ pub(crate) fn environment() -> Vec<(OsString, OsString)> {
 }
 
 /// This program, to be started as `start` says.
-pub(crate) fn program(start: &Start) -> Result<Prepared, FamilyError> {
+pub(crate) fn program(
+    start: &Start,
+    surroundings: &surroundings::Prepared,
+) -> Result<Prepared, FamilyError> {
     let memory = family::family()?.arena_fd();
     let copy = match memory.as_raw_fd() {
         0..=2 => Some(sys::duplicate(memory).map_err(FamilyError::System)?),
         _ => None,
     };
     let memory = copy.as_ref().map_or(memory, AsFd::as_fd).as_raw_fd();
-    let environment = environment();
+    let environment = surroundings.environment();
     let mut env = environment.clone();
     env.push((VARIABLE.into(), to_hex(&start.write(memory)).into()));
     let mut inherit = vec![memory];
@@ -76,7 +80,8 @@ pub(crate) fn program(start: &Start) -> Result<Prepared, FamilyError> {
         args,
         env: Some(env),
         inherit,
-        cwd: None,
+        cwd: surroundings.folder_path(),
+        blocked: Vec::new(),
     };
     Ok(Prepared {
         request,

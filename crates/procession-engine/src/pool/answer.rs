@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::exit_status::ExitStatus;
 use crate::message::{Block, Message};
 use crate::pool::error::Breakage;
-use crate::pool::wire::{HEADER, Header, Notice};
+use crate::pool::wire::HEADER;
 
 /// What a task came to.
 #[derive(Debug)]
@@ -14,7 +15,13 @@ pub enum Reply {
     /// A worker has sent this.
     Done(Answer),
     /// The worker that ran the task died.
-    Lost(Loss),
+    Lost(Arc<Loss>),
+    /// The task has cost one worker after the other, as often as it may be tried. Oldest first.
+    Poison(Vec<Arc<Loss>>),
+    /// The task ran longer than it may. Its worker was killed.
+    TimedOut(Overrun),
+    /// The task was cancelled: before it began, or in the middle of it with its worker.
+    Cancelled,
     /// The pool broke before the task was done.
     Broken(Arc<Breakage>),
     /// The pool was terminated before the task was done.
@@ -23,95 +30,159 @@ pub enum Reply {
 
 /// A message from a worker. Dropping it lets go of what it refers to: rebuild the objects first.
 #[derive(Debug)]
-pub struct Answer {
-    message: Message,
+pub struct Answer(Sent);
+
+/// Most answers are a few bytes, of which many are kept at a time: they need no memory of their own.
+#[derive(Debug)]
+enum Sent {
+    Message(Message),
+    Short {
+        tag: u32,
+        length: u8,
+        payload: [u8; SHORT],
+    },
 }
+
+const SHORT: usize = 48;
 
 impl Answer {
     pub(crate) fn new(message: Message) -> Answer {
-        Answer { message }
+        Answer(Sent::Message(message))
+    }
+
+    /// What came as bytes alone, header included.
+    pub(crate) fn of_record(tag: u32, body: &[u8]) -> Answer {
+        let sent = body.get(HEADER..).unwrap_or_default();
+        match (u8::try_from(sent.len()), sent.len() <= SHORT) {
+            (Ok(length), true) => {
+                let mut payload = [0; SHORT];
+                payload[..sent.len()].copy_from_slice(sent);
+                Answer(Sent::Short {
+                    tag,
+                    length,
+                    payload,
+                })
+            }
+            _ => Answer::new(tagged(tag, body.to_vec())),
+        }
     }
 
     /// The tag it was sent with.
     pub fn tag(&self) -> u32 {
-        self.message.tag
+        match &self.0 {
+            Sent::Message(message) => message.tag,
+            Sent::Short { tag, .. } => *tag,
+        }
     }
 
     /// Its bytes, without the engine's header.
     pub fn payload(&self) -> &[u8] {
-        self.message.bytes.get(HEADER..).unwrap_or_default()
+        match &self.0 {
+            Sent::Message(message) => message.bytes.get(HEADER..).unwrap_or_default(),
+            Sent::Short {
+                length, payload, ..
+            } => &payload[..usize::from(*length)],
+        }
+    }
+
+    /// Whether it is a few bytes and nothing else.
+    pub fn is_short(&self) -> bool {
+        matches!(self.0, Sent::Short { .. })
     }
 
     /// Its large buffers, once.
     pub fn take_buffers(&mut self) -> Vec<Block> {
-        std::mem::take(&mut self.message.buffers)
+        match &mut self.0 {
+            Sent::Message(message) => std::mem::take(&mut message.buffers),
+            Sent::Short { .. } => Vec::new(),
+        }
     }
 
     /// The whole message, header included.
     pub fn into_message(self) -> Message {
-        self.message
+        match self.0 {
+            Sent::Message(message) => message,
+            Sent::Short {
+                tag,
+                length,
+                payload,
+            } => {
+                let mut bytes = vec![0; HEADER];
+                bytes.extend_from_slice(&payload[..usize::from(length)]);
+                tagged(tag, bytes)
+            }
+        }
     }
 }
 
+fn tagged(tag: u32, bytes: Vec<u8>) -> Message {
+    let mut message = Message::plain(bytes);
+    message.tag = tag;
+    message
+}
+
 /// How a worker died that had a task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loss {
     /// The worker's process id.
     pub pid: u32,
+    /// Its name in the family; empty if that is not known.
+    pub name: String,
     /// Its place in the pool.
     pub slot: u32,
     /// What it died of.
     pub status: ExitStatus,
+    /// The kernel has killed a process for want of memory at about that time.
+    pub out_of_memory: bool,
+    /// What it ran.
+    pub label: &'static str,
 }
 
-const STATUS_CODE: u32 = 0;
-const STATUS_SIGNAL: u32 = 1;
-const STATUS_UNKNOWN: u32 = 2;
-
-impl Loss {
-    /// The message that tells of it, in the result queue.
-    pub(crate) fn write(self, job: u64, index: u64) -> [u8; HEADER + 16] {
-        let (kind, value) = match self.status {
-            ExitStatus::Code(code) => (STATUS_CODE, code),
-            ExitStatus::Signal(signal) => (STATUS_SIGNAL, signal),
-            ExitStatus::Unknown => (STATUS_UNKNOWN, 0),
-        };
-        let mut bytes = [0; HEADER + 16];
-        Header {
-            notice: Notice::Lost,
-            job,
-            index,
-        }
-        .write(&mut bytes);
-        let words = [self.pid, self.slot, kind, value.cast_unsigned()];
-        for (part, word) in bytes[HEADER..].chunks_exact_mut(4).zip(words) {
-            part.copy_from_slice(&word.to_le_bytes());
-        }
-        bytes
-    }
-
-    pub(crate) fn read(bytes: &[u8]) -> Option<Loss> {
-        let word = |place: usize| -> Option<u32> {
-            let at = HEADER + place * 4;
-            Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk::<4>()?))
-        };
-        let value = word(3)?.cast_signed();
-        let status = match word(2)? {
-            STATUS_CODE => ExitStatus::Code(value),
-            STATUS_SIGNAL => ExitStatus::Signal(value),
-            _ => ExitStatus::Unknown,
-        };
-        Some(Loss {
-            pid: word(0)?,
-            slot: word(1)?,
-            status,
-        })
-    }
+/// A task that ran for longer than it may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overrun {
+    /// The process that ran it.
+    pub pid: u32,
+    /// Its name in the family; empty if that is not known.
+    pub name: String,
+    /// How long it may run.
+    pub limit: Duration,
+    /// What it was.
+    pub label: &'static str,
 }
 
 impl fmt::Display for Loss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "worker {} {}", self.pid, Died(self.status))
+        write!(f, "worker {}", self.pid)?;
+        if !self.name.is_empty() {
+            write!(f, " ({})", self.name)?;
+        }
+        write!(f, " {}", Died(self.status))?;
+        if self.out_of_memory {
+            f.write_str(", probably out of memory")?;
+        }
+        Ok(())
+    }
+}
+
+impl Loss {
+    /// What whoever waits for the task can do.
+    pub fn advice(&self) -> &'static str {
+        match self.status {
+            _ if self.out_of_memory => {
+                "give the pool fewer workers, the task less data, or the machine (or its control group) more memory"
+            }
+            ExitStatus::Signal(4 | 6 | 7 | 8 | 11) => {
+                "native code that the task called has crashed; a core dump or a debugger shows where"
+            }
+            ExitStatus::Signal(9 | 15) => {
+                "somebody killed it: look for who sends such signals; if it should be tried again, submit it with retries"
+            }
+            ExitStatus::Code(_) => {
+                "the task, or something that it called, ended the process; let it return or fail instead"
+            }
+            _ => "if it should be tried again, submit it with retries",
+        }
     }
 }
 
@@ -132,33 +203,20 @@ impl fmt::Display for Died {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_loss_comes_through_the_queue_as_it_was() {
-        for status in [
-            ExitStatus::Code(3),
-            ExitStatus::Signal(9),
-            ExitStatus::Unknown,
-        ] {
-            let loss = Loss {
-                pid: 4_000_000,
-                slot: 3,
-                status,
-            };
-            assert_eq!(Loss::read(&loss.write(5, 6)), Some(loss));
+    fn loss(status: ExitStatus) -> Loss {
+        Loss {
+            pid: 12,
+            name: String::new(),
+            slot: 0,
+            status,
+            out_of_memory: false,
+            label: "work",
         }
-        assert_eq!(Loss::read(&[0; HEADER + 15]), None);
     }
 
     #[test]
     fn deaths_read_like_sentences() {
-        let text = |status| {
-            Loss {
-                pid: 12,
-                slot: 0,
-                status,
-            }
-            .to_string()
-        };
+        let text = |status| loss(status).to_string();
         assert_eq!(
             text(ExitStatus::Signal(9)),
             "worker 12 was killed by SIGKILL"
@@ -168,5 +226,17 @@ mod tests {
             "worker 12 was killed by signal 40"
         );
         assert_eq!(text(ExitStatus::Code(3)), "worker 12 exited with code 3");
+        let starved = Loss {
+            out_of_memory: true,
+            name: "PoolWorker-3".into(),
+            ..loss(ExitStatus::Signal(9))
+        };
+        assert_eq!(
+            starved.to_string(),
+            "worker 12 (PoolWorker-3) was killed by SIGKILL, probably out of memory"
+        );
+        assert!(starved.advice().contains("fewer workers"));
+        assert!(loss(ExitStatus::Signal(11)).advice().contains("crashed"));
+        assert!(loss(ExitStatus::Code(0)).advice().contains("return"));
     }
 }

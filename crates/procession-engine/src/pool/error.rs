@@ -104,6 +104,8 @@ pub enum Why {
     },
     /// The supervisor's thread has ended by a panic.
     Supervisor,
+    /// The memory of the queue that results come through was overwritten.
+    Garbled,
 }
 
 impl fmt::Display for Breakage {
@@ -123,6 +125,10 @@ impl fmt::Display for Breakage {
                     write!(f, "the last one {}", Died(*status))
                 }
             }
+            Why::Garbled => f.write_str(
+                "the pool is broken: the memory through which results come was overwritten (by a process \
+                 of the family that writes where it should not); results are lost",
+            ),
             Why::Supervisor => f.write_str(
                 "the pool is broken: its supervisor has failed (this is a bug in procession)",
             ),

@@ -2,14 +2,20 @@
 //!
 //! Plain data behind one mutex of the parent process; nothing here waits.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+mod verdict;
 
-use crate::message::Message;
-use crate::pool::answer::{Answer, Loss, Reply};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(crate) use self::verdict::{Cancelling, Kept, Verdict};
+use crate::message::{Message, Parcel};
+use crate::pool::TaskOptions;
+use crate::pool::answer::{Answer, Reply};
 use crate::pool::error::{Breakage, NotRunning};
 use crate::pool::marks::Marks;
 use crate::pool::wire::{Header, Notice};
+use crate::queue::Records;
 
 /// What a pool is up to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +64,7 @@ impl JobId {
         JobId(u64::from(generation & JobId::GENERATIONS) << 32 | (place as u64 + 1) & 0xffff_ffff)
     }
 
-    fn place(self) -> Option<usize> {
+    pub(crate) fn place(self) -> Option<usize> {
         usize::try_from(self.0 & 0xffff_ffff).ok()?.checked_sub(1)
     }
 
@@ -78,6 +84,10 @@ pub(crate) enum Interest {
     Next(JobId),
     /// All replies of a job.
     All(JobId),
+    /// What a request to cancel a job has come to.
+    Cancel(JobId),
+    /// That all verdicts are taken in.
+    Verdicts,
     /// A job to be announced.
     Announcement,
     /// Why an initializer failed.
@@ -99,12 +109,40 @@ struct Job {
     replied: u64,
     marks: Marks,
     replies: VecDeque<(u64, Reply)>,
+    options: TaskOptions,
+    /// Tasks that may be tried again.
+    kept: BTreeMap<u64, Kept>,
+    /// What became of the last request to cancel it.
+    cancelling: Cancelling,
+    /// How many tasks were found to be cancelled since that request.
+    cancelled: u64,
+    /// Tasks that were cancelled while they are in the task queue, and not seen since. As long as there
+    /// are some, the job's name must not pass to another.
+    unswept: BTreeSet<u64>,
 }
 
 impl Job {
     fn is_complete(&self) -> bool {
         self.sealed && self.replied == self.submitted
     }
+}
+
+/// How many tasks have come to what, so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Totals {
+    /// Done, and not failed.
+    pub done: u64,
+    /// Done by a worker whose answer says that they failed ([`Options::is_failure`](super::Options)).
+    pub failed: u64,
+    /// Lost with a worker.
+    pub lost: u64,
+    /// Stopped because they ran longer than they may.
+    pub timed_out: u64,
+    /// Cancelled.
+    pub cancelled: u64,
+    /// How often a task was given to another worker after the death of one.
+    pub retried: u64,
 }
 
 /// Somebody who waits and does not collect; `told` is a wake-up word of that thread.
@@ -122,18 +160,31 @@ pub(crate) struct Todo {
     pub(crate) nudge: bool,
     /// No task will come any more: the task queue is to be closed.
     pub(crate) close_tasks: bool,
+    /// The supervisor is to look at the book.
+    pub(crate) ring: bool,
 }
 
 impl Todo {
+    /// Both.
+    pub(crate) fn and(self, other: Todo) -> Todo {
+        Todo {
+            nudge: self.nudge | other.nudge,
+            close_tasks: self.close_tasks | other.close_tasks,
+            ring: self.ring | other.ring,
+        }
+    }
+
     pub(crate) const NOTHING: Todo = Todo {
         nudge: false,
         close_tasks: false,
+        ring: false,
     };
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Book {
     closing: bool,
+    tasks_closed: bool,
     end: Option<End>,
     finished: bool,
     jobs: Vec<Job>,
@@ -148,9 +199,32 @@ pub(crate) struct Book {
     /// What the thread that collects waits for, while it waits.
     leader: Option<Interest>,
     start_failure: Option<Answer>,
+    /// Whether an answer with this tag is a failure.
+    is_failure: Option<fn(u32) -> bool>,
+    totals: Totals,
+    /// Tasks that may be tried again: with one of them out, the task queue stays open.
+    kept: usize,
+    /// What the supervisor has found, until it is taken in, in the order of the result queue.
+    verdicts: HashMap<u64, Verdict>,
+    last_verdict: u64,
+    /// Tasks to be put into the task queue once more.
+    again: Vec<(JobId, u64)>,
+    /// Requests to cancel a job, and whether its running tasks are to be stopped too.
+    cancels: Vec<(JobId, bool)>,
+    /// Tasks that are out, by how long each of them may run.
+    limits: BTreeMap<Duration, u64>,
+    /// The supervisor looks at least this often at what the workers are doing.
+    watching: Option<Duration>,
 }
 
 impl Book {
+    pub(crate) fn new(is_failure: fn(u32) -> bool) -> Book {
+        Book {
+            is_failure: Some(is_failure),
+            ..Book::default()
+        }
+    }
+
     pub(crate) fn state(&self) -> State {
         match (&self.end, self.closing) {
             (Some(End::Terminated), _) => State::Terminated,
@@ -172,7 +246,11 @@ impl Book {
         self.outstanding
     }
 
-    pub(crate) fn open(&mut self) -> Result<JobId, NotRunning> {
+    pub(crate) fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    pub(crate) fn open(&mut self, options: TaskOptions) -> Result<JobId, NotRunning> {
         if let Some(end) = &self.end {
             return Err(end.not_running());
         }
@@ -185,6 +263,7 @@ impl Book {
         });
         let job = &mut self.jobs[place];
         job.used = true;
+        job.options = options;
         self.open += 1;
         Ok(JobId::new(place, job.generation))
     }
@@ -196,7 +275,12 @@ impl Book {
     }
 
     /// The index of a task that is about to be put into the queue.
-    pub(crate) fn submit(&mut self, id: JobId) -> Result<u64, NotRunning> {
+    /// With a parcel it can be tried again.
+    pub(crate) fn submit(
+        &mut self,
+        id: JobId,
+        parcel: Option<Parcel>,
+    ) -> Result<(u64, Todo), NotRunning> {
         if let Some(end) = &self.end {
             return Err(end.not_running());
         }
@@ -204,9 +288,55 @@ impl Book {
             return Err(NotRunning::Closed);
         };
         let index = job.submitted;
-        job.submitted += 1;
-        self.outstanding += 1;
-        Ok(index)
+        if let Some(parcel) = parcel {
+            job.kept.insert(index, Kept::new(parcel));
+            self.kept += 1;
+        }
+        Ok((index, self.submitted(id, 1)))
+    }
+
+    /// The index of the first of so many tasks that are about to be put into the queue together.
+    pub(crate) fn submit_several(
+        &mut self,
+        id: JobId,
+        count: u32,
+    ) -> Result<(u64, Todo), NotRunning> {
+        if let Some(end) = &self.end {
+            return Err(end.not_running());
+        }
+        let Some(job) = self.job(id).filter(|job| !job.sealed) else {
+            return Err(NotRunning::Closed);
+        };
+        let first = job.submitted;
+        Ok((first, self.submitted(id, count.into())))
+    }
+
+    fn submitted(&mut self, id: JobId, count: u64) -> Todo {
+        let Some(job) = self.job(id) else {
+            return Todo::NOTHING;
+        };
+        job.submitted += count;
+        let limit = job.options.time_limit;
+        self.outstanding += count;
+        let mut todo = Todo::NOTHING;
+        if let Some(limit) = limit {
+            *self.limits.entry(limit).or_default() += count;
+            todo.ring = self.watching.is_none_or(|watching| limit < watching);
+        }
+        todo
+    }
+
+    /// So many tasks with this limit have their replies now.
+    fn less_outstanding(&mut self, limit: Option<Duration>, count: u64) {
+        self.outstanding -= count;
+        if let Some(limit) = limit
+            && let Some(left) = self.limits.get_mut(&limit)
+        {
+            *left -= count.min(*left);
+            if *left == 0 {
+                self.limits.remove(&limit);
+            }
+        }
     }
 
     /// It could not be put: as if it had never been.
@@ -214,13 +344,22 @@ impl Book {
         let Some(job) = self.job(id) else {
             return Todo::NOTHING;
         };
+        if job.marks.is_marked(index) {
+            // Cancelled before it was out. Nobody will come upon it.
+            job.unswept.remove(&index);
+            self.free_if_over(id);
+            return Todo::NOTHING;
+        }
         if index + 1 == job.submitted {
             job.submitted -= 1;
         } else if job.marks.mark(index) {
             job.replied += 1;
         }
-        self.outstanding -= 1;
-        self.look_after(id, false)
+        let limit = job.options.time_limit;
+        let forgotten = usize::from(job.kept.remove(&index).is_some());
+        self.kept -= forgotten;
+        self.less_outstanding(limit, 1);
+        self.look_after(id)
     }
 
     pub(crate) fn seal(&mut self, id: JobId) -> Todo {
@@ -229,13 +368,24 @@ impl Book {
         };
         job.sealed = true;
         self.open -= 1;
-        self.look_after(id, true)
+        self.look_after(id)
     }
 
     /// Submits the only task of a job: `submit` and `seal` at once.
-    pub(crate) fn submit_only(&mut self, id: JobId) -> Result<(u64, Todo), NotRunning> {
-        let index = self.submit(id)?;
-        Ok((index, self.seal(id)))
+    pub(crate) fn submit_only(
+        &mut self,
+        id: JobId,
+        parcel: Option<Parcel>,
+    ) -> Result<(u64, Todo), NotRunning> {
+        let (index, todo) = self.submit(id, parcel)?;
+        let sealed = self.seal(id);
+        Ok((
+            index,
+            Todo {
+                ring: todo.ring,
+                ..sealed
+            },
+        ))
     }
 
     /// The job's owner wants to hear of its end through [`Book::next_announced`].
@@ -245,7 +395,7 @@ impl Book {
         };
         job.announce = true;
         self.to_announce += 1;
-        self.look_after(id, false)
+        self.look_after(id)
     }
 
     /// The job's owner wants no replies: those that come are thrown away.
@@ -273,10 +423,12 @@ impl Book {
     fn free_if_over(&mut self, id: JobId) {
         let ended = self.end.is_some();
         let Some(job) = self.job(id) else { return };
-        if !job.abandoned || !(job.is_complete() || ended) {
+        if !job.abandoned || !(job.is_complete() && job.unswept.is_empty() || ended) {
             return;
         }
         let missing = job.submitted - job.replied;
+        let limit = job.options.time_limit;
+        let kept = job.kept.len();
         // What was allocated serves the next user, unless it was a lot.
         let mut replies = std::mem::take(&mut job.replies);
         let mut marks = std::mem::take(&mut job.marks);
@@ -289,7 +441,8 @@ impl Book {
             marks,
             ..Job::default()
         };
-        self.outstanding -= missing;
+        self.kept -= kept;
+        self.less_outstanding(limit, missing);
         if let Some(place) = id.place() {
             self.free.push(place);
         }
@@ -297,29 +450,42 @@ impl Book {
 
     /// A message from the result queue.
     pub(crate) fn accept(&mut self, message: Message) -> Todo {
-        let Some(header) = Header::read(&message.bytes) else {
-            return Todo::NOTHING;
-        };
+        match Header::read(&message.bytes) {
+            Some(header) => self.accept_answer(header, Answer::new(message)),
+            None => Todo::NOTHING,
+        }
+    }
+
+    /// The same of one that is bytes alone.
+    pub(crate) fn accept_record(&mut self, tag: u32, body: &[u8]) -> Todo {
+        match Header::read(body) {
+            Some(header) => self.accept_answer(header, Answer::of_record(tag, body)),
+            None => Todo::NOTHING,
+        }
+    }
+
+    /// The same of several.
+    pub(crate) fn accept_records(&mut self, records: &Records) -> Todo {
+        records.iter().fold(Todo::NOTHING, |todo, (tag, body)| {
+            todo.and(self.accept_record(tag, body))
+        })
+    }
+
+    fn accept_answer(&mut self, header: Header, answer: Answer) -> Todo {
         match header.notice {
-            Notice::Result => self.settle(
-                JobId::from_raw(header.job),
-                header.index,
-                Reply::Done(Answer::new(message)),
-            ),
-            Notice::Lost => match Loss::read(&message.bytes) {
-                Some(loss) => {
-                    self.settle(JobId::from_raw(header.job), header.index, Reply::Lost(loss))
-                }
-                None => Todo::NOTHING,
-            },
+            Notice::Plain => {
+                let id = JobId::from_raw(header.job);
+                self.settle(id, header.index, Reply::Done(answer))
+            }
+            Notice::VERDICT => self.hear(header.job),
+            Notice::Skipped => self.swept(JobId::from_raw(header.job), header.index),
             Notice::StartFailed => {
-                self.start_failure = Some(Answer::new(message));
+                self.start_failure = Some(answer);
                 Todo {
                     nudge: self.tell(|interest| interest == Interest::StartFailure),
-                    close_tasks: false,
+                    ..Todo::NOTHING
                 }
             }
-            Notice::Nudge => Todo::NOTHING,
         }
     }
 
@@ -333,18 +499,36 @@ impl Book {
             return Todo::NOTHING;
         }
         job.replied += 1;
-        self.outstanding -= 1;
-        if let Some(job) = self.job(id)
-            && !job.abandoned
-            && !job.discarded
-        {
+        job.cancelled += u64::from(matches!(reply, Reply::Cancelled));
+        let limit = job.options.time_limit;
+        let forgotten = !job.kept.is_empty() && job.kept.remove(&index).is_some();
+        let wanted = !job.abandoned && !job.discarded;
+        self.kept -= usize::from(forgotten);
+        self.less_outstanding(limit, 1);
+        self.count(&reply);
+        if let Some(job) = self.job(id).filter(|_| wanted) {
             job.replies.push_back((index, reply));
         }
-        self.look_after(id, false)
+        self.look_after(id)
+    }
+
+    fn count(&mut self, reply: &Reply) {
+        let totals = &mut self.totals;
+        let total = match reply {
+            Reply::Done(answer) if self.is_failure.is_some_and(|fails| fails(answer.tag())) => {
+                &mut totals.failed
+            }
+            Reply::Done(_) => &mut totals.done,
+            Reply::Lost(_) | Reply::Poison(_) => &mut totals.lost,
+            Reply::TimedOut(_) => &mut totals.timed_out,
+            Reply::Cancelled => &mut totals.cancelled,
+            Reply::Broken(_) | Reply::Terminated => return,
+        };
+        *total += 1;
     }
 
     /// Something has happened to a job: tells who waits for it.
-    fn look_after(&mut self, id: JobId, sealed_now: bool) -> Todo {
+    fn look_after(&mut self, id: JobId) -> Todo {
         let Some(job) = self.job(id) else {
             return Todo::NOTHING;
         };
@@ -359,15 +543,26 @@ impl Book {
         if abandoned {
             self.free_if_over(id);
         }
-        let close_tasks = sealed_now && self.closing && self.open == 0;
+        let close_tasks = self.is_last_task_out();
         let concerned = |interest: Interest| match interest {
             Interest::Next(job) => job == id,
             Interest::All(job) => job == id && complete,
             Interest::Announcement => announced_now || close_tasks,
+            Interest::Cancel(_) | Interest::Verdicts => false,
             Interest::StartFailure | Interest::Finish => false,
         };
         let nudge = self.tell(concerned);
-        Todo { nudge, close_tasks }
+        Todo {
+            nudge,
+            close_tasks,
+            ring: false,
+        }
+    }
+
+    /// Whether nothing will be put into the task queue any more. True once.
+    fn is_last_task_out(&mut self) -> bool {
+        let out = self.closing && self.open == 0 && self.kept == 0;
+        out && !std::mem::replace(&mut self.tasks_closed, true)
     }
 
     /// Wakes the followers concerned; true if the leader is concerned too.
@@ -402,14 +597,37 @@ impl Book {
         let index = job.marks.first_clear();
         job.marks.mark(index);
         job.replied += 1;
-        self.outstanding -= 1;
+        let limit = job.options.time_limit;
+        self.less_outstanding(limit, 1);
         Some(Some((index, reply)))
+    }
+
+    /// Gives out replies that are there, at most so many.
+    pub(crate) fn take_replies(&mut self, id: JobId, most: usize, into: &mut Vec<(u64, Reply)>) {
+        if let Some(job) = self.job(id) {
+            let there = job.replies.len().min(most);
+            into.extend(job.replies.drain(..there));
+        }
     }
 
     /// Whether every reply of the job is here, or will not come any more.
     pub(crate) fn has_all(&mut self, id: JobId, drained: bool) -> bool {
         let ended = self.end.is_some() && drained;
         self.job(id).is_none_or(|job| job.is_complete() || ended)
+    }
+
+    /// Whether [`next`](Self::next) has something to give.
+    pub(crate) fn has_next(&mut self, id: JobId, drained: bool) -> bool {
+        let ended = self.end.is_some() && drained;
+        self.job(id)
+            .is_none_or(|job| !job.replies.is_empty() || job.is_complete() || ended)
+    }
+
+    /// How many tasks are without reply, if fewer than `enough` replies are here to give out.
+    pub(crate) fn lacks(&mut self, id: JobId, enough: u64) -> Option<u64> {
+        let job = self.job(id)?;
+        let few = (job.replies.len() as u64) < enough;
+        few.then_some(job.submitted - job.replied)
     }
 
     /// Whether at most `count` tasks are without reply (true), or no reply will come (false).
@@ -463,7 +681,8 @@ impl Book {
         let nudge = self.tell(|interest| interest == Interest::Announcement);
         Todo {
             nudge,
-            close_tasks: self.open == 0,
+            close_tasks: self.is_last_task_out(),
+            ring: false,
         }
     }
 
@@ -481,6 +700,7 @@ impl Book {
         Some(Todo {
             nudge,
             close_tasks: true,
+            ring: false,
         })
     }
 
@@ -490,6 +710,7 @@ impl Book {
         Todo {
             nudge: self.tell(|_| true),
             close_tasks: true,
+            ring: false,
         }
     }
 

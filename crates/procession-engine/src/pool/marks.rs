@@ -32,6 +32,14 @@ impl Marks {
         true
     }
 
+    pub(crate) fn is_marked(&self, index: u64) -> bool {
+        let Some(word) = (index / 64).checked_sub(self.base) else {
+            return true;
+        };
+        let word = self.words.get(word as usize);
+        word.is_some_and(|word| word & 1 << (index % 64) != 0)
+    }
+
     pub(crate) fn first_clear(&self) -> u64 {
         let word = self
             .words
@@ -59,7 +67,9 @@ mod tests {
         let mut marks = Marks::default();
         let order = (0..500).map(|step| step * 37 % 500);
         for number in order.clone() {
+            assert!(!marks.is_marked(number));
             assert!(marks.mark(number), "{number}");
+            assert!(marks.is_marked(number));
             assert!(!marks.mark(number), "{number}");
         }
         assert_eq!(marks.first_clear(), 500);

@@ -10,7 +10,7 @@
 //! use procession_engine::Patience;
 //!
 //! # fn example(launcher: Arc<dyn Launcher>) -> Result<(), Box<dyn std::error::Error>> {
-//! let pool = Pool::new(Options { workers: 4, max_tasks_per_worker: None }, launcher)?;
+//! let pool = Pool::new(Options { workers: 4, ..Options::default() }, launcher)?;
 //! let job = pool.job()?;
 //! let mut bytes = [0; HEADER + 3];
 //! bytes[HEADER..].copy_from_slice(b"abc");
@@ -36,25 +36,29 @@ mod desk;
 mod error;
 mod job;
 mod jobs;
+mod lanes;
 mod marks;
+mod memory;
 mod shared;
 mod supervisor;
-mod wire;
+pub(crate) mod wire;
 mod worker;
 
 use std::fmt;
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use procession_shm::{Handle, WaitError};
+use procession_sys::clock;
 
-pub use answer::{Answer, Loss, Reply};
+pub use answer::{Answer, Loss, Overrun, Reply};
 pub use error::{
     AttachError, Breakage, JoinError, LaunchError, NotRunning, StartError, SubmitError, Why,
 };
-pub use job::Job;
-pub use jobs::State;
+pub use job::{Cancelled, Job, JobNews};
+pub use jobs::{State, Totals};
 pub use procession_shm::pool_state::Phase;
 pub use wire::HEADER;
 pub use worker::{Task, Worker};
@@ -64,9 +68,9 @@ use crate::family::Seat;
 use crate::message::Outgoing;
 use crate::pool::desk::Desk;
 use crate::pool::jobs::{Book, End, Interest, JobId};
+use crate::pool::lanes::Lanes;
 use crate::pool::shared::Shared;
-use crate::pool::supervisor::{Bell, Supervisor};
-use crate::queue::Queue;
+use crate::pool::supervisor::Supervisor;
 use crate::{MakeError, Patience};
 
 /// The most workers that a pool may have.
@@ -79,6 +83,34 @@ pub struct Options {
     pub workers: u32,
     /// After how many tasks a worker ends and is replaced.
     pub max_tasks_per_worker: Option<NonZeroU64>,
+    /// With how many bytes of memory of its own, after a task, a worker ends and is replaced. What it
+    /// shares with others, such as the family's arena, doesn't count.
+    pub max_memory_per_worker: Option<NonZeroU64>,
+    /// Whether the answer with this tag says that the task failed. For the count alone.
+    pub is_failure: fn(u32) -> bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            workers: 1,
+            max_tasks_per_worker: None,
+            max_memory_per_worker: None,
+            is_failure: |_| false,
+        }
+    }
+}
+
+/// How the tasks of a job are to be dealt with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TaskOptions {
+    /// What they are, for people.
+    pub label: &'static str,
+    /// How often each of them is given to another worker when one dies of it.
+    pub retries: u32,
+    /// How long each of them may run. Its worker is killed then, at most a few hundredths of a second
+    /// later, and replaced.
+    pub time_limit: Option<Duration>,
 }
 
 /// A worker that was started.
@@ -155,8 +187,34 @@ pub struct WorkerInfo {
     pub phase: Phase,
     /// Results it has sent.
     pub done: u64,
-    /// The job and the index of the task in its hands.
-    pub task: Option<(u64, u64)>,
+    /// Its name in the family; empty if that is not known.
+    pub name: String,
+    /// The task in its hands.
+    pub task: Option<Running>,
+}
+
+/// A task in a worker's hands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Running {
+    /// Its job.
+    pub job: u64,
+    /// Its index there.
+    pub index: u64,
+    /// What it is.
+    pub label: &'static str,
+    /// For how long, to a hundredth of a second.
+    pub since: Duration,
+}
+
+/// How far a pool has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolStatus {
+    /// Tasks that no worker has begun.
+    pub queued: u64,
+    /// Tasks in workers' hands.
+    pub running: u64,
+    /// What has become of the others.
+    pub totals: Totals,
 }
 
 /// The set-up of a pool whose workers the caller starts.
@@ -183,9 +241,8 @@ impl Prepared {
         launcher: Arc<dyn Launcher>,
     ) -> Result<Pool, StartError> {
         let Prepared { desk, shared } = self;
-        let (supervisor, bell) =
-            Supervisor::new(Arc::clone(&desk), shared.clone(), launcher, workers)
-                .map_err(StartError::System)?;
+        let supervisor = Supervisor::new(Arc::clone(&desk), shared.clone(), launcher, workers)
+            .map_err(StartError::System)?;
         // Its stack serves a whole child after a fork from this thread.
         let thread = std::thread::Builder::new()
             .name("procession-pool".into())
@@ -196,7 +253,6 @@ impl Prepared {
         Ok(Pool {
             desk: Some(desk),
             shared,
-            bell,
         })
     }
 }
@@ -209,7 +265,6 @@ pub struct Pool {
     /// `None` only while it is dropped.
     desk: Option<Arc<Desk>>,
     shared: Shared,
-    bell: Bell,
 }
 
 impl fmt::Debug for Pool {
@@ -236,16 +291,17 @@ impl Pool {
             MakeError::Memory(error) => StartError::Memory(error),
             MakeError::Gone(_) => StartError::System(std::io::ErrorKind::NotFound.into()),
         };
-        let tasks = Queue::new(None).map_err(error)?;
-        let results = Queue::new(None).map_err(error)?;
+        let tasks = Lanes::new(options.workers).map_err(error)?;
+        let results = Lanes::new(options.workers).map_err(error)?;
         let max_tasks = options.max_tasks_per_worker.map_or(0, NonZeroU64::get);
-        let shared = Shared::new(options.workers, tasks.handle(), results.handle(), max_tasks)
-            .map_err(error)?;
+        let max_memory = options.max_memory_per_worker.map_or(0, NonZeroU64::get);
+        let shared =
+            Shared::new(options.workers, &tasks, &results, max_tasks, max_memory).map_err(error)?;
         for slot in shared.slots() {
             slot.prepare();
         }
         Ok(Prepared {
-            desk: Arc::new(Desk::new(tasks, results)),
+            desk: Arc::new(Desk::new(tasks, results, options.is_failure)),
             shared,
         })
     }
@@ -307,9 +363,17 @@ impl Pool {
     /// # Errors
     /// When the pool takes none.
     pub fn job(&self) -> Result<Job, NotRunning> {
+        self.job_with(TaskOptions::default())
+    }
+
+    /// Opens a job whose tasks are dealt with like this.
+    ///
+    /// # Errors
+    /// When the pool takes none.
+    pub fn job_with(&self, options: TaskOptions) -> Result<Job, NotRunning> {
         let desk = self.at_home().ok_or(NotRunning::Foreign)?;
-        let id = desk.book().open()?;
-        Ok(Job::new(Arc::clone(desk), id))
+        let id = desk.book().open(options)?;
+        Ok(Job::new(Arc::clone(desk), id, options))
     }
 
     /// What the pool is up to.
@@ -336,8 +400,10 @@ impl Pool {
         self.at_home().is_none_or(|desk| desk.book().is_finished())
     }
 
-    /// What each worker is doing.
+    /// What each worker is doing. Doesn't wait.
     pub fn workers(&self) -> Vec<WorkerInfo> {
+        let family = crate::family::family().ok();
+        let members = family.map_or_else(Vec::new, crate::family::Family::members);
         let infos = (0..)
             .zip(self.shared.slots())
             .map(|(slot, worker)| WorkerInfo {
@@ -345,9 +411,49 @@ impl Pool {
                 pid: worker.pid(),
                 phase: worker.phase(),
                 done: worker.done(),
-                task: worker.held().map(|held| (held.job, held.index)),
+                name: members
+                    .iter()
+                    .rfind(|member| member.alive && member.pid == worker.pid())
+                    .map_or_else(String::new, |member| member.name.clone()),
+                task: self
+                    .at_home()
+                    .zip(worker.held_now())
+                    .and_then(|(desk, held)| {
+                        let id = JobId::from_raw(held.job);
+                        Some(Running {
+                            job: held.job,
+                            index: held.index,
+                            // A job that is no more has its reply: the worker is just through with it.
+                            label: desk.book().label(id)?,
+                            since: clock::since(held.since),
+                        })
+                    }),
             });
         infos.collect()
+    }
+
+    /// How far it has come. Takes in what results are there; never waits.
+    pub fn status(&self) -> PoolStatus {
+        self.collect();
+        let (running, outstanding, totals) = self.at_home().map_or_else(
+            || (0, 0, Totals::default()),
+            |desk| {
+                let mut book = desk.book();
+                let slots = self.shared.slots().iter();
+                // As in `workers`: not those that are just through with their task.
+                let running = slots
+                    .filter_map(|slot| slot.held_now())
+                    .filter(|held| book.label(JobId::from_raw(held.job)).is_some())
+                    .count() as u64;
+                (running, book.outstanding(), book.totals())
+            },
+        );
+        let running = running.min(outstanding);
+        PoolStatus {
+            queued: outstanding - running,
+            running,
+            totals,
+        }
     }
 
     /// Takes no more jobs. The workers end when all that are open are done.
@@ -355,7 +461,7 @@ impl Pool {
         if let Some(desk) = self.at_home() {
             let todo = desk.book().close();
             desk.act(todo);
-            self.bell.ring();
+            desk.ring();
         }
     }
 
@@ -367,7 +473,7 @@ impl Pool {
             if let Some(todo) = todo {
                 desk.act(todo);
             }
-            self.bell.ring();
+            desk.ring();
         }
     }
 
@@ -382,7 +488,7 @@ impl Pool {
         }
         // A worker that ends may need the bell to be noticed: closing may have come to an end by a
         // job that was sealed meanwhile.
-        self.bell.ring();
+        desk.ring();
         desk.wait(Interest::Finish, patience, |book, _| {
             book.is_finished().then_some(())
         })

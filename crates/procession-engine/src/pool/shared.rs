@@ -5,6 +5,8 @@ use procession_shm::{Gone, Handle, Kind};
 
 use crate::MakeError;
 use crate::family::Held;
+use crate::pool::lanes::Lanes;
+use crate::queue::Queue;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Shared {
@@ -15,16 +17,23 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(
         workers: u32,
-        tasks: Handle,
-        results: Handle,
+        tasks: &Lanes,
+        results: &Lanes,
         max_tasks: u64,
+        max_memory: u64,
     ) -> Result<Shared, MakeError> {
         let held: Held<PoolState> = Held::new(
             Kind::Pool,
             PoolState::size_for(workers) - size_of::<PoolState>(),
         )?;
-        held.get().set_up(tasks, results, workers, max_tasks);
-        Shared::with_slots(held).map_err(MakeError::Gone)
+        let (common, answers) = (tasks.common().handle(), results.common().handle());
+        held.get()
+            .set_up(common, answers, workers, max_tasks, max_memory);
+        let shared = Shared::with_slots(held).map_err(MakeError::Gone)?;
+        let own = |lanes: &Lanes| lanes.own().iter().map(Queue::handle).collect::<Vec<_>>();
+        let lanes: Vec<_> = own(tasks).into_iter().zip(own(results)).collect();
+        shared.head().set_lanes(shared.slots(), &lanes);
+        Ok(shared)
     }
 
     pub(crate) fn from_handle(handle: Handle) -> Result<Shared, Gone> {

@@ -11,7 +11,11 @@
 //!    or of another that has gone on to a later item, it was committed before and is read first,
 //!    and the notice is ignored.
 //!
+//! What it decides about tasks (`verdicts`) goes the same way, so that a result always comes first.
+//!
 //! The thread never waits for anything but descriptors and time, except while it starts a worker.
+
+mod verdicts;
 
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::AsFd;
@@ -19,22 +23,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use procession_shm::pool_state::Phase;
+use procession_shm::pool_state::{Held, Phase};
 use procession_sys::poll::{PollFd, PollFlags, poll};
 use procession_sys::process;
 
 use crate::Patience;
 use crate::exit_status::ExitStatus;
 use crate::family;
-use crate::message::Outgoing;
+use crate::message::Block;
 use crate::pool::answer::{Answer, Loss};
 use crate::pool::desk::Desk;
 use crate::pool::error::{Breakage, Why};
-use crate::pool::jobs::{Book, End, Interest, State};
+use crate::pool::jobs::{Book, End, Interest, JobId, State, Verdict};
+use crate::pool::memory::OutOfMemory;
 use crate::pool::shared::Shared;
 use crate::pool::{Launched, Launcher};
 use crate::process::CHECKED_IN;
-use crate::queue::PutError;
 
 /// Between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(1);
@@ -87,8 +91,23 @@ enum Stage {
 #[derive(Debug)]
 struct Post {
     worker: Option<Launched>,
+    /// What the worker was called at its start: soon after its death its entry is another's.
+    name: String,
     /// Start one here, not before this.
     due: Option<Instant>,
+    /// The worker was killed for this task, and this is to be said of it.
+    killed_for: Option<(Held, Verdict)>,
+}
+
+impl Post {
+    fn of(worker: Launched) -> Post {
+        Post {
+            name: name_of(&worker).unwrap_or_default(),
+            worker: Some(worker),
+            due: None,
+            killed_for: None,
+        }
+    }
 }
 
 pub(crate) struct Supervisor {
@@ -98,8 +117,15 @@ pub(crate) struct Supervisor {
     posts: Vec<Post>,
     reader: PipeReader,
     rung: Arc<AtomicBool>,
-    /// Notices to be sent.
-    untold: Vec<(u64, u64, Loss)>,
+    /// Verdicts in the book whose numbers are to be sent.
+    untold: Vec<u64>,
+    /// Those that were sent and may have to be followed by something.
+    unheard: Vec<u64>,
+    /// When to look at what the workers are doing.
+    check_at: Option<Instant>,
+    /// Levels of the table of cancelled jobs.
+    levels: Vec<Option<Block>>,
+    out_of_memory: Option<OutOfMemory>,
     early_deaths: u32,
     ready_seen: u32,
     starved_since: Option<Instant>,
@@ -113,21 +139,19 @@ impl Supervisor {
         shared: Shared,
         launcher: Arc<dyn Launcher>,
         workers: Vec<Launched>,
-    ) -> io::Result<(Supervisor, Bell)> {
+    ) -> io::Result<Supervisor> {
         let (reader, writer) = io::pipe()?;
         let rung = Arc::new(AtomicBool::new(false));
         let bell = Bell {
             writer,
             rung: Arc::clone(&rung),
         };
-        let posts = workers
-            .into_iter()
-            .map(|worker| Post {
-                worker: Some(worker),
-                due: None,
-            })
-            .collect();
-        let supervisor = Supervisor {
+        desk.set_bell(bell);
+        for (slot, worker) in shared.slots().iter().zip(&workers) {
+            slot.set_pid(worker.pid);
+        }
+        let posts = workers.into_iter().map(Post::of).collect();
+        Ok(Supervisor {
             desk,
             shared,
             launcher,
@@ -135,16 +159,20 @@ impl Supervisor {
             reader,
             rung,
             untold: Vec::new(),
+            unheard: Vec::new(),
+            check_at: None,
+            levels: Vec::new(),
+            out_of_memory: None,
             early_deaths: 0,
             ready_seen: 0,
             starved_since: None,
             kill_at: None,
-        };
-        Ok((supervisor, bell))
+        })
     }
 
     /// Until all workers are gone for good.
     pub(crate) fn run(mut self) {
+        self.out_of_memory = Some(OutOfMemory::watch());
         loop {
             self.sleep();
             for slot in 0..self.posts.len() {
@@ -153,7 +181,10 @@ impl Supervisor {
             self.tell();
             let state = self.desk.book().state();
             match state {
-                State::Running | State::Closing => self.fill(state),
+                State::Running | State::Closing => {
+                    self.attend();
+                    self.fill(state);
+                }
                 State::Terminated | State::Broken => self.end_all(),
             }
             if self.is_over() {
@@ -164,7 +195,8 @@ impl Supervisor {
 
     /// Nothing left to do: the drop says so to those who wait.
     fn is_over(&self) -> bool {
-        if self.posts.iter().any(|post| post.worker.is_some()) || !self.untold.is_empty() {
+        let telling = !(self.untold.is_empty() && self.unheard.is_empty());
+        if telling || self.posts.iter().any(|post| post.worker.is_some()) {
             return false;
         }
         match self.desk.book().state() {
@@ -182,9 +214,11 @@ impl Supervisor {
     /// Until a worker ends, the bell rings, or something is due.
     fn sleep(&mut self) {
         let due = self.posts.iter().filter_map(|post| post.due);
-        let retry = (!self.untold.is_empty()).then(|| Instant::now() + RETRY);
+        let telling = !(self.untold.is_empty() && self.unheard.is_empty());
+        let retry = telling.then(|| Instant::now() + RETRY);
         let until = due
             .chain(retry)
+            .chain(self.check_at)
             .chain(
                 self.kill_at
                     .filter(|(stage, _)| *stage != Stage::Killed)
@@ -229,18 +263,19 @@ impl Supervisor {
         let place = self.shared.slot(slot);
         let phase = place.phase();
         let lost = self.lost_task(slot);
-        place.vacate();
-        if let Some((job, index)) = lost {
-            self.untold.push((
-                job,
-                index,
-                Loss {
-                    pid: worker.pid,
-                    slot: number,
-                    status,
-                },
-            ));
+        let killed_for = self.posts[slot].killed_for.take();
+        let verdict = lost.map(|held| match killed_for {
+            Some((condemned, verdict)) if condemned.item == held.item => verdict,
+            _ => self.loss_of(&worker, number, status, held),
+        });
+        // Before the slot says that nobody has the task: who cancels it looks there first.
+        if let Some(verdict) = verdict {
+            let written = self.desk.book().write(verdict);
+            self.untold.push(written);
         }
+        place.vacate();
+        // It may have been woken for a task that it then didn't take.
+        self.desk.tasks().rouse();
         self.launcher.ended(number, &worker, status);
         let pause = self.note_start(phase, status);
         self.posts[slot].due = Some(Instant::now() + pause);
@@ -248,11 +283,12 @@ impl Supervisor {
 
     /// The task that a dead worker had taken and not finished, as far as is known before the result
     /// queue is read. See above.
-    fn lost_task(&self, slot: usize) -> Option<(u64, u64)> {
+    fn lost_task(&self, slot: usize) -> Option<Held> {
         let held = self.shared.slot(slot).held()?;
         // Numbers wrap at 2^32, and never are so many items under way.
         let number = held.item as u32;
-        let past = self.desk.tasks().taken().wrapping_sub(number);
+        let queue = self.desk.tasks().queue((held.item >> 32) as usize)?;
+        let past = queue.taken().wrapping_sub(number);
         if past == 0 || past > u32::MAX / 2 {
             return None;
         }
@@ -265,7 +301,26 @@ impl Supervisor {
         let elsewhere = others
             .filter_map(|(_, other)| other.held())
             .any(|other| other.item == held.item);
-        (!elsewhere).then_some((held.job, held.index))
+        (!elsewhere).then_some(held)
+    }
+
+    fn loss_of(&mut self, worker: &Launched, slot: u32, status: ExitStatus, held: Held) -> Verdict {
+        let id = JobId::from_raw(held.job);
+        let killed = status == ExitStatus::Signal(SIGKILL);
+        let record = self.out_of_memory.as_mut();
+        let loss = Loss {
+            pid: worker.pid,
+            name: name_of(worker).unwrap_or_else(|| self.posts[slot as usize].name.clone()),
+            slot,
+            status,
+            out_of_memory: killed && record.is_some_and(OutOfMemory::has_struck),
+            label: self.desk.book().label(id).unwrap_or_default(),
+        };
+        Verdict::Lost {
+            id,
+            index: held.index,
+            loss,
+        }
     }
 
     /// Counts those in a row that were not ready before they ended. With too many of them, and nobody
@@ -326,23 +381,6 @@ impl Supervisor {
         }
     }
 
-    /// Sends out the notices. None once the pool has ended: those who wait are told of that.
-    fn tell(&mut self) {
-        if self.untold.is_empty() {
-            return;
-        }
-        if self.desk.book().end().is_some() {
-            self.untold.clear();
-        }
-        let results = self.desk.results();
-        self.untold.retain(|(job, index, loss)| {
-            let bytes = loss.write(*job, *index);
-            // Not for ever: a worker may have been stopped while it holds the lock of the queue.
-            let put = results.put(&Outgoing::bytes(&bytes), &mut Patience::timeout(RETRY));
-            matches!(put, Err(PutError::Memory(_) | PutError::Full))
-        });
-    }
-
     /// Starts workers where there are none.
     fn fill(&mut self, state: State) {
         if state == State::Closing && !self.has_work() {
@@ -365,10 +403,9 @@ impl Supervisor {
         self.shared.slot(slot).prepare();
         match self.launcher.launch(self.shared.handle(), slot as u32) {
             Ok(worker) => {
-                self.posts[slot] = Post {
-                    worker: Some(worker),
-                    due: None,
-                };
+                // It says so itself once it has come so far; who asks meanwhile should know it too.
+                self.shared.slot(slot).set_pid(worker.pid);
+                self.posts[slot] = Post::of(worker);
                 self.starved_since = None;
             }
             Err(error) => {
@@ -428,6 +465,12 @@ impl Drop for Supervisor {
     }
 }
 
+/// What the family calls it, if its entry is not another's yet.
+fn name_of(worker: &Launched) -> Option<String> {
+    let family = family::family().ok()?;
+    family.member_name(worker.seat.member())
+}
+
 /// How the worker ended, if it has. Does not take the status away from who waits for it.
 fn has_ended(worker: &Launched) -> Option<ExitStatus> {
     let pidfd = worker.pidfd.as_fd();
@@ -454,10 +497,11 @@ fn has_ended(worker: &Launched) -> Option<ExitStatus> {
 
 #[cfg(test)]
 mod tests {
-    use procession_shm::pool_state::Held;
+    use std::sync::atomic::AtomicU64;
 
     use super::*;
-    use crate::pool::{Options, Pool, Prepared};
+    use crate::message::Outgoing;
+    use crate::pool::{Options, Pool, Prepared, Reply};
 
     #[derive(Debug)]
     struct Nobody;
@@ -475,17 +519,17 @@ mod tests {
     fn idle() -> (Supervisor, Shared) {
         let options = Options {
             workers: 3,
-            max_tasks_per_worker: None,
+            ..Options::default()
         };
         let Prepared { desk, shared } = Pool::prepare(options).expect("has memory");
         let made = Supervisor::new(desk, shared.clone(), Arc::new(Nobody), Vec::new());
-        (made.expect("has descriptors").0, shared)
+        (made.expect("has descriptors"), shared)
     }
 
     fn put(supervisor: &Supervisor, count: u64) {
         for index in 0..count {
             let mut bytes = [0; crate::pool::HEADER];
-            let notice = crate::pool::wire::Notice::Result;
+            let notice = crate::pool::wire::Notice::Plain;
             let header = crate::pool::wire::Header {
                 notice,
                 job: 9,
@@ -494,6 +538,7 @@ mod tests {
             header.write(&mut bytes);
             let tasks = supervisor.desk.tasks();
             tasks
+                .common()
                 .put(&Outgoing::bytes(&bytes), &mut Patience::none())
                 .expect("has room");
         }
@@ -504,17 +549,23 @@ mod tests {
             item,
             job: 9,
             index: item,
+            since: 0,
         }
+    }
+
+    fn lost(supervisor: &Supervisor, slot: usize) -> Option<(u64, u64)> {
+        let held = supervisor.lost_task(slot)?;
+        Some((held.job, held.index))
     }
 
     #[test]
     fn a_task_that_was_not_yet_taken_is_not_lost() {
         let (supervisor, shared) = idle();
         put(&supervisor, 1);
-        assert_eq!(supervisor.lost_task(0), None, "it had none");
+        assert_eq!(lost(&supervisor, 0), None, "it had none");
         // Killed between the word and the commit.
         shared.slot(0).take(held(0));
-        assert_eq!(supervisor.lost_task(0), None);
+        assert_eq!(lost(&supervisor, 0), None);
     }
 
     #[test]
@@ -522,18 +573,117 @@ mod tests {
         let (supervisor, shared) = idle();
         put(&supervisor, 2);
         for item in 0..2 {
-            let taken =
-                supervisor
-                    .desk
-                    .tasks()
-                    .get_with(&mut Patience::none(), &mut |number, _, _| {
-                        shared.slot(1).take(held(number.into()));
-                    });
+            let taken = supervisor.desk.tasks().common().get_with(
+                &mut Patience::none(),
+                &mut |number, _, _| {
+                    shared.slot(1).take(held(number.into()));
+                },
+            );
             taken.expect("is there");
-            assert_eq!(supervisor.lost_task(1), Some((9, item)));
+            assert_eq!(lost(&supervisor, 1), Some((9, item)));
             shared.slot(1).settle();
-            assert_eq!(supervisor.lost_task(1), None, "its result is committed");
+            assert_eq!(lost(&supervisor, 1), None, "its result is committed");
         }
+    }
+
+    #[test]
+    fn a_garbled_queue_of_results_breaks_the_pool() {
+        let (supervisor, _) = idle();
+        let desk = Arc::clone(&supervisor.desk);
+        let id = desk.book().open(Default::default()).expect("is running");
+        let submitted = desk.book().submit_only(id, None);
+        let _ = submitted.expect("is open");
+        desk.results()
+            .put(&Outgoing::bytes(&[7; 16]), &mut Patience::none())
+            .expect("has room");
+        // As a process does that writes where it should not.
+        let arena = family::family().expect("there").arena();
+        let queue = desk.results().handle();
+        let kind = procession_shm::Kind::Queue;
+        let words: &[AtomicU64] = arena
+            .objects(queue, kind, 0, size_of::<procession_shm::RawQueue>() / 8)
+            .expect("there");
+        // The name of the segment at whose end messages are added, and from whose start they are taken.
+        let segment = words[3].load(Ordering::SeqCst);
+        let names = words
+            .iter()
+            .filter(|word| segment != 0 && word.load(Ordering::SeqCst) == segment);
+        assert_eq!(
+            names
+                .map(|word| word.store(u64::MAX, Ordering::SeqCst))
+                .count(),
+            2
+        );
+        let look = |book: &mut Book, drained| book.next(id, drained);
+        let told = desk.wait(
+            Interest::Next(id),
+            &mut Patience::timeout(Duration::from_secs(20)),
+            look,
+        );
+        let Ok(Some((_, Reply::Broken(why)))) = told else {
+            panic!("{told:?}");
+        };
+        assert!(matches!(why.why, Why::Garbled), "{why}");
+        assert!(why.to_string().contains("was overwritten"), "{why}");
+    }
+
+    #[test]
+    fn what_is_due_soon_is_not_put_off_by_a_long_time_limit() {
+        let (mut supervisor, _) = idle();
+        let options = crate::pool::TaskOptions {
+            time_limit: Some(Duration::from_secs(3600)),
+            ..Default::default()
+        };
+        let id = supervisor.desk.book().open(options).expect("is running");
+        let submitted = supervisor.desk.book().submit(id, None);
+        assert!(submitted.expect("is open").1.ring);
+        let soon = Instant::now() + Duration::from_secs(60);
+        supervisor.check_at = Some(soon);
+        supervisor.attend();
+        assert_eq!(supervisor.check_at, Some(soon));
+    }
+
+    #[test]
+    fn a_lost_task_that_is_cancelled_before_it_is_out_again_is_over() {
+        let (mut supervisor, _) = idle();
+        let desk = Arc::clone(&supervisor.desk);
+        let options = crate::pool::TaskOptions {
+            retries: 1,
+            ..Default::default()
+        };
+        let parcel = crate::message::Parcel::store(&Outgoing::bytes(b"task"));
+        let id = desk.book().open(options).expect("is running");
+        let submitted = desk
+            .book()
+            .submit_only(id, Some(parcel.expect("has memory")));
+        let (index, _) = submitted.expect("is open");
+        let loss = Loss {
+            pid: 1,
+            name: String::new(),
+            slot: 0,
+            status: ExitStatus::Signal(9),
+            out_of_memory: false,
+            label: "",
+        };
+        let hear = |verdict| {
+            let mut book = desk.book();
+            let number = book.write(verdict);
+            let _ = book.hear(number);
+        };
+        hear(Verdict::Lost { id, index, loss });
+        // The supervisor has it in hand while another thread takes in that it is cancelled.
+        assert_eq!(desk.book().take_again(), [(id, index)]);
+        hear(Verdict::Cancelled {
+            id,
+            running: Vec::new(),
+            marked: true,
+        });
+        desk.book().put_back(id, index);
+        supervisor.attend();
+        let _ = desk.book().abandon(id);
+        let next = desk.book().open(options).expect("is running");
+        assert_eq!(next.place(), id.place(), "its place is free");
+        assert!(desk.tasks().is_empty());
     }
 
     #[test]
@@ -541,16 +691,16 @@ mod tests {
         let (supervisor, shared) = idle();
         put(&supervisor, 2);
         shared.slot(0).take(held(0));
-        let taken = supervisor
-            .desk
-            .tasks()
-            .get_with(&mut Patience::none(), &mut |number, _, _| {
+        let taken = supervisor.desk.tasks().common().get_with(
+            &mut Patience::none(),
+            &mut |number, _, _| {
                 shared.slot(2).take(held(number.into()));
-            });
+            },
+        );
         taken.expect("is there");
-        assert_eq!(supervisor.lost_task(0), None);
+        assert_eq!(lost(&supervisor, 0), None);
         // Should that one die too, and the first be settled by then, it is lost exactly once.
         shared.slot(0).vacate();
-        assert_eq!(supervisor.lost_task(2), Some((9, 0)));
+        assert_eq!(lost(&supervisor, 2), Some((9, 0)));
     }
 }

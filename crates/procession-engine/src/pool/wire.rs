@@ -2,7 +2,7 @@
 //!
 //! | bytes | meaning |
 //! | --- | --- |
-//! | 0..8 | the job; in a result the two highest bits say what it is |
+//! | 0..8 | the job; the two highest bits say what it is |
 //! | 8..16 | the task's index in the job |
 
 /// Bytes at the start of every task and result that belong to the engine.
@@ -11,17 +11,23 @@ pub const HEADER: usize = 16;
 const KIND: u32 = 62;
 const JOB: u64 = (1 << KIND) - 1;
 
-/// What a message in the result queue is.
+/// What a message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Notice {
-    /// A task's result.
-    Result,
-    /// From the supervisor: the worker that had the task is dead.
-    Lost,
+    /// A task, or a task's result.
+    Plain,
+    /// In the task queue: a task that is stored in a parcel, to be had again. In the result queue, from
+    /// the supervisor: the verdict of this number stands in the book; from anybody in the parent, and
+    /// with a number that there is not: look again.
+    Kept,
     /// From a worker: its initializer failed.
     StartFailed,
-    /// From the parent to itself: look again.
-    Nudge,
+    /// From a worker: the task was cancelled, and is not done.
+    Skipped,
+}
+
+impl Notice {
+    pub(crate) const VERDICT: Notice = Notice::Kept;
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,10 +44,10 @@ impl Header {
         let (second, _) = rest.split_first_chunk::<8>()?;
         let first = u64::from_le_bytes(*first);
         let notice = match first >> KIND {
-            0 => Notice::Result,
-            1 => Notice::Lost,
+            0 => Notice::Plain,
+            1 => Notice::Kept,
             2 => Notice::StartFailed,
-            _ => Notice::Nudge,
+            _ => Notice::Skipped,
         };
         Some(Header {
             notice,
@@ -54,10 +60,10 @@ impl Header {
     /// When `bytes` is shorter than [`HEADER`].
     pub(crate) fn write(self, bytes: &mut [u8]) {
         let kind = match self.notice {
-            Notice::Result => 0,
-            Notice::Lost => 1,
+            Notice::Plain => 0,
+            Notice::Kept => 1,
             Notice::StartFailed => 2,
-            Notice::Nudge => 3,
+            Notice::Skipped => 3,
         };
         bytes[..8].copy_from_slice(&(kind << KIND | self.job & JOB).to_le_bytes());
         bytes[8..HEADER].copy_from_slice(&self.index.to_le_bytes());
@@ -71,10 +77,10 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         for notice in [
-            Notice::Result,
-            Notice::Lost,
+            Notice::Plain,
+            Notice::Kept,
             Notice::StartFailed,
-            Notice::Nudge,
+            Notice::Skipped,
         ] {
             let header = Header {
                 notice,

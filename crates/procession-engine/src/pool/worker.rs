@@ -1,16 +1,22 @@
 //! The worker's side of a pool.
 
-use procession_shm::pool_state::{Held, Phase, WorkerSlot};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use procession_shm::pool_state::{CancelWord, Held, Phase, WorkerSlot};
 use procession_shm::{AllocError, Handle, WaitError};
+use procession_sys::clock;
 
 use crate::Patience;
 use crate::family::family;
-use crate::message::{Block, Message};
-use crate::pool::Submission;
+use crate::message::{Block, Message, Outgoing, Parcel};
 use crate::pool::error::AttachError;
+use crate::pool::jobs::JobId;
+use crate::pool::lanes::Lanes;
 use crate::pool::shared::Shared;
 use crate::pool::wire::{HEADER, Header, Notice};
-use crate::queue::{GetError, PutError, Queue};
+use crate::pool::{Submission, memory};
+use crate::queue::{GetError, PutError, Queue, Records};
 
 /// A process that works for a pool, in its place there.
 ///
@@ -18,12 +24,26 @@ use crate::queue::{GetError, PutError, Queue};
 #[derive(Debug)]
 pub struct Worker {
     slot: &'static WorkerSlot,
-    tasks: Queue,
+    tasks: Lanes,
+    /// The number of its own among the queues of tasks; 0 if it has none.
+    lane: usize,
+    /// Whether the common queue comes before its own next time.
+    common_first: bool,
     results: Queue,
+    own_results: Option<Queue>,
     max_tasks: u64,
     taken: u64,
+    /// The most bytes of its own that it goes on with; 0 for any number.
+    max_memory: u64,
+    /// A task was done since it looked at its memory.
+    used: bool,
+    /// Levels of the table of cancelled jobs, as far as they were needed.
+    levels: Vec<Option<Block>>,
     shared: Shared,
 }
+
+/// When there is no memory for a word to the parent it is tried again after this.
+const AGAIN: Duration = Duration::from_millis(10);
 
 /// A task in a worker's hands. Dropping it lets go of what it refers to: rebuild the objects first.
 #[derive(Debug)]
@@ -84,15 +104,32 @@ impl Worker {
         let gone = |_| AttachError::Gone;
         let shared = Shared::from_handle(pool).map_err(gone)?;
         let place = shared.slots().get(slot as usize).ok_or(AttachError::Gone)?;
-        let tasks = Queue::from_handle(shared.head().tasks()).map_err(gone)?;
+        let common = Queue::from_handle(shared.head().tasks()).map_err(gone)?;
         let results = Queue::from_handle(shared.head().results()).map_err(gone)?;
+        let laned = &shared.slots()[..shared.slots().len().min(shared.head().lanes() as usize)];
+        let own = laned
+            .iter()
+            .map(|slot| Queue::from_handle(slot.own_tasks()))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(gone)?;
+        let own_results = (!laned.is_empty())
+            .then(|| Queue::from_handle(place.own_results()))
+            .transpose()
+            .map_err(gone)?;
+        let lane = if own.is_empty() { 0 } else { slot as usize + 1 };
         place.set_pid(std::process::id());
         Ok(Worker {
             slot: place,
-            tasks,
+            tasks: Lanes::of(common, own),
+            lane,
+            common_first: false,
             results,
+            own_results,
             max_tasks: shared.head().max_tasks(),
             taken: 0,
+            max_memory: shared.head().max_memory(),
+            used: false,
+            levels: Vec::new(),
             shared,
         })
     }
@@ -130,19 +167,11 @@ impl Worker {
     /// When the wait ended first.
     pub fn next(&mut self, patience: &mut Patience<'_>) -> Result<Option<Task>, WaitError> {
         let slot = self.slot;
-        while self.max_tasks == 0 || self.taken < self.max_tasks {
+        // Should another worker die of the wake-up for a task, the supervisor rouses the others.
+        let patience = &mut patience.reborrow().looking_rarely();
+        while self.may_go_on() {
             let mut header = None;
-            let got = self.tasks.get_with(patience, &mut |number, _, first| {
-                header = Header::read(first);
-                if let Some(header) = header {
-                    slot.take(Held {
-                        item: number.into(),
-                        job: header.job,
-                        index: header.index,
-                    });
-                }
-            });
-            let message = match got {
+            let message = match self.get(patience, &mut header) {
                 Ok(message) => Some(message),
                 Err(GetError::Empty) => return Err(WaitError::TimedOut),
                 Err(GetError::Interrupted) => return Err(WaitError::Interrupted),
@@ -153,7 +182,16 @@ impl Worker {
             };
             // What is too short for a header nobody waits for.
             let Some(header) = header else { continue };
+            if self.is_cancelled(header.job) {
+                drop(message);
+                self.skip(header);
+                continue;
+            }
             self.taken += 1;
+            let message = match header.notice {
+                Notice::Kept => message.and_then(|message| unpack(&message)),
+                _ => message,
+            };
             let damaged = message.is_none();
             return Ok(Some(Task {
                 job: header.job,
@@ -166,6 +204,123 @@ impl Worker {
         Ok(None)
     }
 
+    /// Takes a task from one of the queues; `header` is its own, if it has one.
+    fn get(
+        &mut self,
+        patience: &mut Patience<'_>,
+        header: &mut Option<Header>,
+    ) -> Result<Message, GetError> {
+        loop {
+            // What is closed gets nothing any more: read before all are found empty.
+            let closed = self.tasks.is_closed();
+            if let Some(got) = self.look(closed, header) {
+                return got;
+            }
+            if closed {
+                return Err(GetError::Closed);
+            }
+            if patience.is_none() {
+                return Err(GetError::Empty);
+            }
+            // There may be something that can't be had: who holds the queue is stopped.
+            let waited = patience
+                .check()
+                .and_then(|()| self.tasks.wait_readable(patience));
+            waited.map_err(|error| match error {
+                WaitError::TimedOut => GetError::Empty,
+                WaitError::Interrupted => GetError::Interrupted,
+            })?;
+        }
+    }
+
+    /// Looks into its own queue and the common one by turns, then into those of the others. `None` if
+    /// there is nothing in any; of `closed` queues that is certain.
+    fn look(
+        &mut self,
+        closed: bool,
+        header: &mut Option<Header>,
+    ) -> Option<Result<Message, GetError>> {
+        let lanes = self.tasks.own().len();
+        self.common_first = !self.common_first;
+        let first = if self.common_first {
+            [0, self.lane]
+        } else {
+            [self.lane, 0]
+        };
+        let others = (0..lanes).map(|lane| (self.lane + lane) % lanes + 1);
+        let slot = self.slot;
+        for number in first.into_iter().chain(others) {
+            let Some(queue) = self.tasks.queue(number) else {
+                continue;
+            };
+            if queue.is_empty() && !closed {
+                continue;
+            }
+            let got = queue.get_with(&mut Patience::none(), &mut |item, _, first| {
+                *header = Header::read(first);
+                if let Some(header) = *header {
+                    slot.take(Held {
+                        item: (number as u64) << 32 | u64::from(item),
+                        job: header.job,
+                        index: header.index,
+                        since: clock::now(),
+                    });
+                }
+            });
+            match got {
+                Err(GetError::Empty | GetError::Closed) => {}
+                got => return Some(got),
+            }
+        }
+        None
+    }
+
+    /// Whether it may take another task.
+    fn may_go_on(&mut self) -> bool {
+        if self.max_memory != 0 && std::mem::take(&mut self.used) && memory::own() > self.max_memory
+        {
+            self.max_tasks = self.taken.max(1);
+        }
+        (self.max_tasks == 0 || self.taken < self.max_tasks) && !self.slot.is_condemned()
+    }
+
+    /// Whether the tasks of this job are not to be begun.
+    fn is_cancelled(&mut self, job: u64) -> bool {
+        if !self.shared.head().has_cancelled() {
+            return false;
+        }
+        let mut find = || -> Option<bool> {
+            let at = CancelWord::of(JobId::from_raw(job).place()?)?;
+            if self.levels.len() <= at.level {
+                self.levels.resize(at.level + 1, None);
+            }
+            if self.levels[at.level].is_none() {
+                let block = self.shared.head().cancelled(at.level)?;
+                self.levels[at.level] = Some(Block::from_handle(block).ok()?);
+            }
+            let word = self.levels[at.level]
+                .as_ref()?
+                .word(at.word * size_of::<u64>())?;
+            Some(word.load(Ordering::SeqCst) == job)
+        };
+        find().unwrap_or(false)
+    }
+
+    /// Says that a task was not begun.
+    fn skip(&mut self, header: Header) {
+        let mut bytes = [0; HEADER];
+        Header {
+            notice: Notice::Skipped,
+            ..header
+        }
+        .write(&mut bytes);
+        let word = Outgoing::bytes(&bytes);
+        while let Err(PutError::Memory(_)) = self.results.put(&word, &mut Patience::forever()) {
+            std::thread::sleep(AGAIN);
+        }
+        self.slot.let_go();
+    }
+
     /// Sends the result of a task. It is committed when this returns: a worker that is killed
     /// afterwards has done the task.
     ///
@@ -173,19 +328,34 @@ impl Worker {
     /// When there is no memory for it. The task is still in hand: finish it with something small.
     pub fn finish(&mut self, task: &Task, result: Submission<'_>) -> Result<(), AllocError> {
         Header {
-            notice: Notice::Result,
+            notice: Notice::Plain,
             job: task.job,
             index: task.index,
         }
         .write(result.bytes);
+        let plain = result.buffers.is_empty() && result.handles.is_empty();
+        let own = self
+            .own_results
+            .as_ref()
+            .filter(|_| plain && result.bytes.len() < Records::LONGEST);
+        let put = own
+            .unwrap_or(&self.results)
+            .put(&result.outgoing(), &mut Patience::forever());
         // Any other error means that the pool is gone, and nobody waits for the result.
-        if let Err(PutError::Memory(error)) = self
-            .results
-            .put(&result.outgoing(), &mut Patience::forever())
-        {
+        if let Err(PutError::Memory(error)) = put {
             return Err(error);
         }
+        if own.is_some() {
+            self.results.wake_getters(1);
+        }
         self.slot.settle();
+        self.used = true;
         Ok(())
     }
+}
+
+/// A task that is stored in a parcel.
+fn unpack(message: &Message) -> Option<Message> {
+    let name = message.bytes.get(HEADER..)?.first_chunk::<16>()?;
+    Parcel::open(Handle::from_bytes(*name)).ok()
 }

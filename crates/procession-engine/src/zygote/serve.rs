@@ -10,7 +10,7 @@ use procession_sys::socket;
 
 use super::{ANSWER_WITHIN, FORKED, HAS_THREADS, NOT_FORKED, SIGKILL, Setting};
 use crate::connection::{Connection, RecvError};
-use crate::exit_status::ExitStatus;
+use crate::exit_status::note;
 use crate::family::{self, Seat};
 use crate::launch::start;
 use crate::process::die_with_pidfd;
@@ -289,7 +289,7 @@ impl Running {
         match sys::try_wait(self.pidfd.as_fd(), true) {
             Ok(None) => false,
             Ok(Some(ended)) => {
-                family::note_exit(self.seat, ExitStatus::from(ended).code_like_python());
+                family::note_exit(self.seat, note(ended));
                 true
             }
             // The program has had it waited for elsewhere. What it said itself stands.

@@ -190,24 +190,21 @@ impl Default for Start<'_> {
 }
 
 impl Start<'_> {
-    pub(crate) fn by(&self, method: StartMethod, entry: u64) -> Result<Child, LaunchError> {
-        let Start {
-            name,
-            role,
-            daemon,
-            ref payload,
-            fds,
-        } = *self;
-        launch(&LaunchRequest {
+    pub(crate) fn request(&self, method: StartMethod, entry: u64) -> LaunchRequest<'_> {
+        LaunchRequest {
             method,
-            name,
-            role,
-            daemon,
+            name: self.name,
+            role: self.role,
+            daemon: self.daemon,
             entry,
-            payload,
-            fds,
+            payload: &self.payload,
+            fds: self.fds,
             run,
-        })
+        }
+    }
+
+    pub(crate) fn by(&self, method: StartMethod, entry: u64) -> Result<Child, LaunchError> {
+        launch(&self.request(method, entry))
     }
 }
 

@@ -1,10 +1,11 @@
 //! `Lock`.
 
-use procession_engine::{Lock as RawLock, WaitError};
+use procession_engine::{Lock as RawLock, NotHeld, WaitError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use super::owner_death::{Held, OnOwnerDeath};
+use super::quick::{Originals, Quick};
 use crate::arguments::{HandleBytes, Timeout, Truth};
 use crate::error::OrRaise;
 use crate::shared::{Inner, Reduced, handle_bytes, reduce};
@@ -94,6 +95,23 @@ impl Lock {
 fn undo(lock: &RawLock) {
     // It is held: that can't fail, unless another process has released it meanwhile.
     let _ = lock.release();
+}
+
+static ORIGINALS: Originals = Originals::new();
+
+impl Quick for Lock {
+    const ORIGINALS: &'static Originals = &ORIGINALS;
+    type Error = NotHeld;
+
+    #[inline]
+    fn take_quickly(&self) -> bool {
+        self.inner.get_opt().is_some_and(RawLock::try_take)
+    }
+
+    #[inline]
+    fn release_quickly(&self) -> Option<Result<(), NotHeld>> {
+        self.inner.get_opt().map(RawLock::release)
+    }
 }
 
 #[pymethods]

@@ -1,10 +1,11 @@
 //! `RLock`.
 
-use procession_engine::{RLock as RawRLock, WaitError};
+use procession_engine::{NotOwner, RLock as RawRLock, WaitError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use super::owner_death::{Held, OnOwnerDeath};
+use super::quick::{Originals, Quick};
 use crate::arguments::{HandleBytes, Timeout, Truth};
 use crate::error::OrRaise;
 use crate::shared::{Inner, Reduced, handle_bytes, reduce};
@@ -93,6 +94,23 @@ impl RLock {
 fn undo(lock: &RawRLock) {
     // It is held: that can't fail, unless another process has released it meanwhile.
     let _ = lock.release();
+}
+
+static ORIGINALS: Originals = Originals::new();
+
+impl Quick for RLock {
+    const ORIGINALS: &'static Originals = &ORIGINALS;
+    type Error = NotOwner;
+
+    #[inline]
+    fn take_quickly(&self) -> bool {
+        self.inner.get_opt().is_some_and(RawRLock::try_take)
+    }
+
+    #[inline]
+    fn release_quickly(&self) -> Option<Result<(), NotOwner>> {
+        self.inner.get_opt().map(RawRLock::release)
+    }
 }
 
 #[pymethods]

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use procession_sys::memory;
 
 use super::{
-    ASK_FIRST, AllocError, Arena, CLAIMED, FREE, LARGE, LIVE, SPARE, Slot, generation_of,
-    slot_word, state_of,
+    ASK_FIRST, AllocError, Arena, CLAIMED, FREE, HeldObject, LARGE, LIVE, SPARE, Slot,
+    generation_of, slot_word, state_of,
 };
 use crate::crash::crash_point;
 use crate::geometry::{PAGE, class_for, class_size};
@@ -88,7 +88,7 @@ impl Arena {
         slot.word
             .store(slot_word(generation, LIVE, None), Ordering::SeqCst);
         crash_point!("allocate: lives");
-        held.insert((me, handle), 1);
+        held.insert((me, handle), HeldObject::first());
         Ok(handle)
     }
 
@@ -274,6 +274,7 @@ impl Arena {
             if index >= self.geometry.capacity[class] {
                 return None;
             }
+            state.begun.fetch_max(index + 1, Ordering::SeqCst);
             let claimed = self.try_claim(me, class, index);
             state.carved.fetch_max(index + 1, Ordering::SeqCst);
             if claimed {

@@ -24,6 +24,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -65,6 +66,9 @@ pub struct ArenaStats {
 struct ClassState {
     /// Slots that have ever been used lie below.
     carved: AtomicU32,
+    /// Slots that somebody may have begun to use lie below: raised first, so that who clears away
+    /// after the dead looks at these and touches no others.
+    begun: AtomicU32,
     /// Where to look for a free one.
     hint: AtomicU32,
     /// How many are free, give or take what dying processes left uncounted; may be negative for a
@@ -82,6 +86,8 @@ struct Header {
     /// Bytes of committed memory in free slots, give or take.
     idle: AtomicU64,
     members_in_use: AtomicU32,
+    /// A setting that the family has in common; see `shared_setting`.
+    setting: AtomicU64,
     classes: [ClassState; CLASSES],
 }
 
@@ -141,7 +147,34 @@ fn who_of(word: u64) -> Option<MemberId> {
     MemberId::from_raw(word as u32 & ((1 << 30) - 1))
 }
 
-type HeldMap = HashMap<(MemberId, Handle), u32>;
+type HeldMap = HashMap<(MemberId, Handle), HeldObject>;
+
+/// What this process knows of an object that it holds.
+#[derive(Debug, Clone, Copy)]
+struct HeldObject {
+    /// How many values stand for it.
+    values: u32,
+    view: View,
+}
+
+/// How this process sees the bytes of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum View {
+    Shared,
+    /// Nobody else uses them. After a fork parent and child each have their own.
+    Copy,
+    /// That has happened: the range is mapped privately, and nobody writes to the file there.
+    Private,
+}
+
+impl HeldObject {
+    const fn first() -> HeldObject {
+        HeldObject {
+            values: 1,
+            view: View::Shared,
+        }
+    }
+}
 
 /// The memory of a family, as this process has it mapped.
 ///
@@ -275,6 +308,11 @@ impl Arena {
 
     fn header(&self) -> &Header {
         self.at(0)
+    }
+
+    /// A number for the engine to keep, the same for all members: after how long a wait is reported.
+    pub fn shared_setting(&self) -> &AtomicU64 {
+        &self.header().setting
     }
 
     pub(crate) fn member_entry(&self, index: usize) -> &Entry {
@@ -414,6 +452,23 @@ impl Arena {
         Ok(unsafe { self.mapping.base().add(offset) }.as_ptr())
     }
 
+    /// A byte of an object. What may be done with it is for the types of that kind to say.
+    pub(crate) fn pointer(
+        &self,
+        handle: Handle,
+        kind: Kind,
+        skip: usize,
+    ) -> Result<NonNull<u8>, Gone> {
+        let (offset, length) = self.place(handle, kind)?;
+        if skip > length {
+            return Err(Gone {
+                expected: Some(kind),
+            });
+        }
+        // SAFETY: `find` checked that the object lies in the mapping, and `skip` is within it.
+        Ok(unsafe { self.mapping.base().add(offset + skip) })
+    }
+
     /// Copies bytes out of an object.
     ///
     /// # Errors
@@ -464,6 +519,24 @@ impl Arena {
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), into.as_mut_ptr(), into.len()) };
     }
 
+    /// Reads to the end of a vector: without zeros written there first.
+    ///
+    /// # Panics
+    /// When the range is not within the arena: callers have checked.
+    pub(crate) fn append(&self, offset: usize, length: usize, into: &mut Vec<u8>) {
+        assert!(self.in_objects(offset, length), "a read outside the arena");
+        into.reserve(length);
+        // SAFETY: in the mapping, as just checked.
+        let from = unsafe { self.mapping.base().add(offset) };
+        let place = into.spare_capacity_mut().as_mut_ptr().cast::<u8>();
+        // SAFETY: room for `length` bytes was just reserved, of this process's own memory, which does
+        // not overlap the mapping. Of members that write there at the same time see `read`.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), place, length) };
+        let length = into.len() + length;
+        // SAFETY: within what was reserved, and filled in just now.
+        unsafe { into.set_len(length) };
+    }
+
     /// # Panics
     /// When the range is not within the arena: callers have checked.
     pub(crate) fn write(&self, offset: usize, from: &[u8]) {
@@ -512,12 +585,15 @@ struct Bits(AtomicU64);
 // SAFETY: repr(C), one atomic, no Drop, zeros valid.
 unsafe impl Shared for Bits {}
 
-// SAFETY: an atomic of the standard library: any bytes are valid, no Drop, no pointer.
-unsafe impl Shared for AtomicU32 {}
-// SAFETY: as above.
-unsafe impl Shared for AtomicU64 {}
-// SAFETY: as above.
-unsafe impl Shared for std::sync::atomic::AtomicU8 {}
+macro_rules! shared_atomics {
+    ($($atomic:ident)*) => {$(
+        // SAFETY: an atomic of the standard library: any bytes are valid, no Drop, no pointer.
+        unsafe impl Shared for std::sync::atomic::$atomic {}
+    )*};
+}
+
+shared_atomics!(AtomicU8 AtomicU16 AtomicU32 AtomicU64 AtomicUsize);
+shared_atomics!(AtomicI8 AtomicI16 AtomicI32 AtomicI64 AtomicIsize);
 
 enum Errno {
     NoRoom,

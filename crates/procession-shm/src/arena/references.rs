@@ -2,18 +2,28 @@
 
 use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use procession_sys::memory;
 
 use super::{
-    Arena, ArenaStats, CLAIMED, FREE, FREEING, Gone, HeldMap, KEEP_IDLE, LIVE, generation_of,
-    slot_word, state_of, who_of,
+    Arena, ArenaStats, CLAIMED, FREE, FREEING, Gone, HeldMap, HeldObject, KEEP_IDLE, LIVE, View,
+    generation_of, slot_word, state_of, who_of,
 };
 use crate::crash::crash_point;
-use crate::geometry::{CLASSES, PLANE, PLANES, class_size};
+use crate::geometry::{CLASSES, PAGE, PLANE, PLANES, class_size};
 use crate::handle::{Handle, Kind};
 use crate::member::MemberId;
 use crate::{cell, parcel, ring};
+
+/// So often a thread gives way to one that is taking an object apart, before it sleeps instead; and
+/// so often it looks whether that one still lives.
+const GIVES_WAY: u32 = 64;
+/// As many blocks of a process are its own across forks at a time: each is a mapping, of which the system
+/// allows some 65,000.
+const MOST_PRIVATE: usize = 16_384;
+/// Such a sleep.
+const PAUSE: Duration = Duration::from_micros(100);
 
 impl Arena {
     pub(super) fn bit_of(&self, member: MemberId, class: usize, index: u32) -> (&AtomicU64, u64) {
@@ -30,12 +40,12 @@ impl Arena {
     /// When the object is gone.
     pub fn acquire(&self, me: MemberId, handle: Handle) -> Result<(), Gone> {
         let mut held = self.held();
-        if let Some(count) = held.get_mut(&(me, handle)) {
-            *count += 1;
+        if let Some(object) = held.get_mut(&(me, handle)) {
+            object.values += 1;
             return Ok(());
         }
         self.set_bit(me, handle)?;
-        held.insert((me, handle), 1);
+        held.insert((me, handle), HeldObject::first());
         Ok(())
     }
 
@@ -78,13 +88,18 @@ impl Arena {
             match state_of(word) {
                 LIVE => return self.find(handle).is_some(),
                 FREEING => {
-                    rounds += 1;
-                    if rounds.is_multiple_of(1024)
+                    rounds = rounds.wrapping_add(1);
+                    if rounds < GIVES_WAY {
+                        std::thread::yield_now();
+                        continue;
+                    }
+                    // It is dead, or was stopped in the middle of it and may stay so for long.
+                    if rounds.is_multiple_of(GIVES_WAY)
                         && who_of(word).is_none_or(|who| who != me && self.is_dead(who))
                     {
                         self.take_over_freeing(me, class, index, word);
                     }
-                    std::thread::yield_now();
+                    std::thread::sleep(PAUSE);
                 }
                 _ => return false,
             }
@@ -94,11 +109,16 @@ impl Arena {
     /// Gives a reference of this process back; frees the object if it was the last of all.
     pub fn release(&self, me: MemberId, handle: Handle) {
         let mut held = self.held();
-        let Some(count) = held.get_mut(&(me, handle)) else {
+        let Some(object) = held.get_mut(&(me, handle)) else {
             return;
         };
-        *count -= 1;
-        if *count > 0 {
+        object.values -= 1;
+        if object.values > 0 {
+            return;
+        }
+        if object.view == View::Private && !self.rejoin(handle) {
+            // Others must not be given what this process could not see: it is held to the end.
+            object.values = 1;
             return;
         }
         held.remove(&(me, handle));
@@ -113,6 +133,37 @@ impl Arena {
         drop(held);
         crash_point!("release: bit cleared");
         self.free_if_unreferenced(me, class, index);
+    }
+
+    /// The block, which this process holds and nobody else uses, is a copy that somebody sent. Should
+    /// this process fork, parent and child will each have a copy, as of all other memory.
+    ///
+    /// Only large ones, and up to 16,384 at a time; others are shared by the two.
+    pub fn is_a_copy(&self, me: MemberId, handle: Handle) {
+        if let Some(object) = self.held().get_mut(&(me, handle))
+            && object.view == View::Shared
+        {
+            object.view = View::Copy;
+        }
+    }
+
+    /// The pages of a block, and of nothing else.
+    fn pages(&self, handle: Handle) -> Option<(usize, usize)> {
+        let (offset, length) = self.place(handle, Kind::Block).ok()?;
+        let whole = offset % PAGE == 0 && length >= PAGE;
+        whole.then(|| (offset, length.next_multiple_of(PAGE)))
+    }
+
+    /// Sees the place of this block as the others do again. Also of one that is gone, for its slot has the
+    /// same place for good.
+    fn rejoin(&self, handle: Handle) -> bool {
+        let (Some((class, _)), Ok(offset)) =
+            (self.split(handle.slot), usize::try_from(handle.offset))
+        else {
+            return false;
+        };
+        let length = class_size(class);
+        self.in_objects(offset, length) && self.mapping.rejoin(self.fd(), offset, length).is_ok()
     }
 
     /// Keeps what this process holds from changing, across a fork.
@@ -363,14 +414,12 @@ impl Arena {
     /// middle of. A member that leaves may have other threads that still are.
     pub(crate) fn give_back_all(&self, by: MemberId, member: MemberId) {
         for class in 0..CLASSES {
-            let carved = self
+            let begun = self
                 .class_state(class)
-                .carved
+                .begun
                 .load(Ordering::SeqCst)
-                .saturating_add(1)
                 .min(self.geometry.capacity[class]);
-            // One more: a slot is claimed before it is counted.
-            for index in 0..carved {
+            for index in 0..begun {
                 self.give_back(by, member, class, index);
             }
         }
@@ -440,6 +489,55 @@ pub struct HeldStill<'a> {
 }
 
 impl HeldStill<'_> {
+    /// Before the fork: makes the copies that were sent to this process its own, so that the child has
+    /// its own as well. In the order of the objects, so that neighbours need one mapping together.
+    pub fn separate(&mut self, me: MemberId) {
+        let private = |object: &HeldObject| object.view == View::Private;
+        let room = MOST_PRIVATE
+            - self
+                .held
+                .values()
+                .filter(|object| private(object))
+                .count()
+                .min(MOST_PRIVATE);
+        let mut copies: Vec<Handle> = self
+            .held
+            .iter()
+            .filter(|((member, _), object)| *member == me && object.view == View::Copy)
+            .map(|((_, handle), _)| *handle)
+            .collect();
+        copies.sort_unstable_by_key(|handle| handle.offset);
+        for handle in copies.into_iter().take(room) {
+            let Some((offset, length)) = self.arena.pages(handle) else {
+                continue;
+            };
+            // Without room for one mapping more it stays as it was.
+            if self
+                .arena
+                .mapping
+                .separate(self.arena.fd(), offset, length)
+                .is_ok()
+                && let Some(object) = self.held.get_mut(&(me, handle))
+            {
+                object.view = View::Private;
+            }
+        }
+    }
+
+    /// Whether this process holds anything.
+    pub fn is_something(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Keeps what is this process's own to its end: a child may not have a hold of its own on its copy.
+    pub fn keep_private(&mut self) {
+        for object in self.held.values_mut() {
+            if object.view == View::Private {
+                object.values = object.values.saturating_add(1);
+            }
+        }
+    }
+
     /// Gives `child` a reference to all that `me` holds. An object that is gone is passed over.
     pub fn lend(&self, me: MemberId, child: MemberId) {
         for (_, handle) in self.held.keys().filter(|(member, _)| *member == me) {
@@ -453,7 +551,7 @@ impl HeldStill<'_> {
         let mine = |member: MemberId| if member == parent { me } else { member };
         *self.held = all
             .into_iter()
-            .map(|((member, handle), count)| ((mine(member), handle), count))
+            .map(|((member, handle), object)| ((mine(member), handle), object))
             .collect();
     }
 }

@@ -89,6 +89,24 @@ pub fn restore_signal(saved: &SavedSignal) -> io::Result<()> {
     }
 }
 
+/// Has a signal do what it does by default, and reach the calling thread.
+///
+/// # Errors
+/// `EINVAL` for what is no signal, or can't be changed.
+pub fn reset_signal(signal: i32) -> io::Result<()> {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: a sigaction of zeros is valid: default action, no flags, nothing blocked.
+    let action = unsafe { action.assume_init_mut() };
+    restore_signal(&SavedSignal {
+        signal,
+        action: *action,
+    })?;
+    let set = Signals::of(&[signal]);
+    // SAFETY: an initialised set; the old one is not asked for.
+    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &set.0, ptr::null_mut()) };
+    Ok(())
+}
+
 /// Signals that the calling thread blocks while this exists: they are kept for later, also where they
 /// would be ignored.
 #[derive(Debug)]

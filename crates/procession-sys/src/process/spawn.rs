@@ -5,7 +5,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr;
 
 use super::{Signals, open_pidfd};
@@ -22,8 +22,13 @@ pub struct Program<'a> {
     /// Descriptors that it gets, at the same numbers. Of the others it gets those that are not
     /// close-on-exec.
     pub inherit: &'a [RawFd],
+    /// What it gets as its standard input, output and error; `None` is this process's. Numbers above
+    /// the standard three.
+    pub standard: [Option<BorrowedFd<'a>>; 3],
     /// Its working directory, if not this process's.
     pub folder: Option<&'a CStr>,
+    /// The signals that it starts with blocked; no others.
+    pub blocked: &'a [i32],
 }
 
 /// A process that was started.
@@ -35,7 +40,7 @@ pub struct Spawned {
     pub pidfd: OwnedFd,
 }
 
-/// Starts `program`. It blocks no signal, and SIGPIPE and SIGXFSZ, which runtimes like to ignore,
+/// Starts `program`. It blocks the signals that are given, and SIGPIPE and SIGXFSZ, which runtimes like to ignore,
 /// do what they do by default; what else this process ignores, it ignores.
 ///
 /// The pidfd is opened after the start. That is no race: a child's pid is not given out again
@@ -53,7 +58,12 @@ pub fn spawn(program: &Program<'_>) -> io::Result<Spawned> {
     for &fd in program.inherit {
         actions.keep(fd)?;
     }
-    let attributes = Attributes::new()?;
+    for (number, fd) in (0..).zip(program.standard) {
+        if let Some(fd) = fd {
+            actions.replace(number, fd)?;
+        }
+    }
+    let attributes = Attributes::new(program.blocked)?;
     let args = pointers(program.args);
     let env = pointers(program.env);
     let mut pid = 0;
@@ -130,6 +140,12 @@ impl Actions {
         // SAFETY: initialised actions and a number.
         check(unsafe { libc::posix_spawn_file_actions_adddup2(&mut self.0, fd, fd) })
     }
+
+    fn replace(&mut self, number: RawFd, fd: BorrowedFd<'_>) -> io::Result<()> {
+        let fd = fd.as_raw_fd();
+        // SAFETY: initialised actions and two numbers.
+        check(unsafe { libc::posix_spawn_file_actions_adddup2(&mut self.0, fd, number) })
+    }
 }
 
 impl Drop for Actions {
@@ -142,15 +158,15 @@ impl Drop for Actions {
 struct Attributes(libc::posix_spawnattr_t);
 
 impl Attributes {
-    fn new() -> io::Result<Attributes> {
+    fn new(blocked: &[i32]) -> io::Result<Attributes> {
         let mut raw = std::mem::MaybeUninit::uninit();
         // SAFETY: `raw` is the place to initialise.
         check(unsafe { libc::posix_spawnattr_init(raw.as_mut_ptr()) })?;
         // SAFETY: the call has initialised it.
         let mut attributes = Attributes(unsafe { raw.assume_init() });
-        let none = Signals::none();
+        let blocked = Signals::of(blocked);
         // SAFETY: initialised attributes and signal set; the set is copied.
-        check(unsafe { libc::posix_spawnattr_setsigmask(&mut attributes.0, none.as_ptr()) })?;
+        check(unsafe { libc::posix_spawnattr_setsigmask(&mut attributes.0, blocked.as_ptr()) })?;
         let default = Signals::of(&[libc::SIGPIPE, libc::SIGXFSZ]);
         // SAFETY: as above.
         check(unsafe { libc::posix_spawnattr_setsigdefault(&mut attributes.0, default.as_ptr()) })?;
@@ -192,7 +208,9 @@ mod tests {
             args: &args,
             env: &env,
             inherit,
+            standard: [None; 3],
             folder,
+            blocked: &[],
         })
     }
 
@@ -255,7 +273,9 @@ mod tests {
             args: &[],
             env: &[],
             inherit: &[],
+            standard: [None; 3],
             folder: None,
+            blocked: &[],
         };
         assert_eq!(
             spawn(&program).expect_err("not there").kind(),

@@ -8,18 +8,29 @@ use std::marker::PhantomData;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+#[cfg(feature = "tokio")]
+use crate::asynchronous::until;
+use crate::engine::Patience;
 use crate::engine::pool::{Job, Reply};
 use crate::entry::EntryName;
 use crate::error::{Error, Result};
-use crate::pool::{submit, task, wait_next};
+use crate::pool::{submit, task};
 
 /// So many items are with each worker, or on their way, before results are asked for.
 const AHEAD: usize = 16;
+
+/// In which order results are given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    OfItems,
+    OfResults,
+}
 
 /// The results of [`Pool::imap`](crate::Pool::imap) and
 /// [`Pool::imap_unordered`](crate::Pool::imap_unordered): an iterator that waits for each.
 ///
 /// Dropping it before its end throws away what was not yet given out.
+#[must_use = "dropped, it throws away the results that were not given out"]
 pub struct Imap<I, R> {
     job: Job,
     entry: EntryName,
@@ -28,7 +39,7 @@ pub struct Imap<I, R> {
     window: usize,
     out: usize,
     sealed: bool,
-    ordered: bool,
+    order: Order,
     /// Replies that came before their turn.
     early: BTreeMap<u64, Reply>,
     next: u64,
@@ -42,22 +53,26 @@ impl<I: Iterator, R> Imap<I, R> {
         job: Job,
         entry: EntryName,
         items: I,
-        workers: usize,
-        ordered: bool,
+        window: usize,
+        order: Order,
     ) -> Imap<I, R> {
         Imap {
             job,
             entry,
             items: items.fuse(),
-            window: workers * AHEAD,
+            window,
             out: 0,
             sealed: false,
-            ordered,
+            order,
             early: BTreeMap::new(),
             next: 0,
             failed: None,
             result: PhantomData,
         }
+    }
+
+    pub(crate) fn window_of(workers: usize) -> usize {
+        workers * AHEAD
     }
 
     fn send(&mut self)
@@ -82,20 +97,47 @@ impl<I: Iterator, R> Imap<I, R> {
         }
     }
 
-    /// The reply whose turn it is.
-    fn reply(&mut self) -> Option<Reply> {
-        if self.ordered
-            && let Some(reply) = self.early.remove(&self.next)
-        {
-            return Some(reply);
+    /// The reply whose turn it is, of those that come while `patience` lasts; `Some(None)` when none will.
+    fn reply(&mut self, patience: &mut Patience<'_>) -> Option<Option<Reply>> {
+        let ordered = self.order == Order::OfItems;
+        if ordered && let Some(reply) = self.early.remove(&self.next) {
+            return Some(Some(reply));
         }
         loop {
-            let (index, reply) = wait_next(&self.job)?;
-            if !self.ordered || index == self.next {
-                return Some(reply);
+            let Some((index, reply)) = self.job.next(patience).ok()? else {
+                return Some(None);
+            };
+            if !ordered || index == self.next {
+                return Some(Some(reply));
             }
             self.early.insert(index, reply);
         }
+    }
+
+    fn give(&mut self, reply: Option<Reply>) -> Result<R>
+    where
+        R: DeserializeOwned,
+    {
+        self.out -= 1;
+        self.next += 1;
+        reply.map_or_else(|| Err(Error::terminated()), task::open)
+    }
+
+    /// Gives the next result, in asynchronous code. Needs the feature `tokio`, and no particular runtime.
+    /// `None` at the end. Dropped before it is done, it has taken none.
+    #[cfg(feature = "tokio")]
+    pub async fn next_async(&mut self) -> Option<Result<R>>
+    where
+        I::Item: Serialize,
+        R: DeserializeOwned,
+    {
+        self.send();
+        if self.out == 0 {
+            return self.failed.take().map(Err);
+        }
+        let news = self.job.has_next();
+        let reply = until(news, || self.reply(&mut Patience::none())).await;
+        Some(reply.and_then(|reply| self.give(reply)))
     }
 }
 
@@ -112,10 +154,12 @@ where
         if self.out == 0 {
             return self.failed.take().map(Err);
         }
-        self.out -= 1;
-        let reply = self.reply();
-        self.next += 1;
-        Some(reply.map_or_else(|| Err(Error::terminated()), task::open))
+        loop {
+            // Patience without end runs out only where somebody asked to be interrupted.
+            if let Some(reply) = self.reply(&mut Patience::forever()) {
+                return Some(self.give(reply));
+            }
+        }
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

@@ -1,7 +1,7 @@
 //! Starting workers, at first and in the place of those that have ended.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -9,7 +9,7 @@ use crate::engine::launch::LaunchRequest;
 use crate::engine::pool::{LaunchError, Launched};
 use crate::engine::{self, Child, Handle, Parcel, Role};
 use crate::error::{Error, Result};
-use crate::process::StartMethod;
+use crate::process::{Conditions, Settings};
 use crate::start::{self, Occupation};
 use crate::wire;
 
@@ -18,6 +18,8 @@ use crate::wire;
 pub(crate) struct WorkerStart {
     pub(crate) pool: Named,
     pub(crate) slot: u32,
+    pub(crate) settings: Settings,
+    pub(crate) setup: Option<Named>,
     pub(crate) initializer: Option<Named>,
 }
 
@@ -39,7 +41,10 @@ impl<'de> Deserialize<'de> for Named {
 
 #[derive(Debug)]
 pub(crate) struct Launcher {
-    method: StartMethod,
+    /// Of the workers; followed by a number.
+    name: String,
+    conditions: Conditions,
+    setup: Option<Arc<Parcel>>,
     initializer: Option<Parcel>,
     state: Mutex<State>,
 }
@@ -55,9 +60,16 @@ struct State {
 }
 
 impl Launcher {
-    pub(crate) fn new(method: StartMethod, initializer: Option<Parcel>) -> Launcher {
+    pub(crate) fn new(
+        name: String,
+        conditions: Conditions,
+        setup: Option<Arc<Parcel>>,
+        initializer: Option<Parcel>,
+    ) -> Launcher {
         Launcher {
-            method,
+            name,
+            conditions,
+            setup,
             initializer,
             state: Mutex::default(),
         }
@@ -85,18 +97,19 @@ impl Launcher {
     }
 
     fn start(&self, pool: Handle, slot: u32, name: &str) -> Result<(Child, Launched)> {
-        let initializer = self
-            .initializer
-            .as_ref()
-            .map(|parcel| Named(parcel.handle()));
         let packed = wire::encode(&WorkerStart {
             pool: Named(pool),
             slot,
-            initializer,
+            settings: self.conditions.settings.clone(),
+            setup: self.setup.as_ref().map(|parcel| Named(parcel.handle())),
+            initializer: self
+                .initializer
+                .as_ref()
+                .map(|parcel| Named(parcel.handle())),
         })?;
-        let child = packed.send(0, |payload| {
-            start::launch(LaunchRequest {
-                method: self.method.to_engine(),
+        let (child, _) = packed.send(0, |payload| {
+            let request = LaunchRequest {
+                method: self.conditions.method.to_engine(),
                 name,
                 role: Role::Worker,
                 daemon: true,
@@ -104,7 +117,8 @@ impl Launcher {
                 payload,
                 fds: &[],
                 run: start::RUN,
-            })
+            };
+            start::launch(&request, &self.conditions.surroundings)
         })?;
         let pidfd = child.sentinel().try_clone_to_owned();
         let pidfd =
@@ -123,7 +137,7 @@ impl engine::pool::Launcher for Launcher {
         let name = {
             let mut state = self.state();
             state.count += 1;
-            format!("PoolWorker-{}", state.count)
+            format!("{}-{}", self.name, state.count)
         };
         match self.start(pool, slot, &name) {
             Ok((child, launched)) => {

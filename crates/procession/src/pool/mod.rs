@@ -2,11 +2,15 @@
 
 mod builder;
 mod imap;
-mod launcher;
+pub(crate) mod launcher;
+mod state;
+mod status;
 mod task;
+mod tasks;
 pub(crate) mod worker;
 
 use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,12 +19,15 @@ use serde::de::DeserializeOwned;
 
 pub use self::builder::PoolBuilder;
 pub use self::imap::Imap;
+pub use self::state::worker_state;
+pub use self::status::{Activity, PoolStatus, Progress, WorkerStatus};
 pub use self::task::Task;
-use crate::engine::pool::{self as engine, HEADER, Job, NotRunning, SubmitError};
+pub use self::tasks::Tasks;
+use crate::engine::pool::{self as engine, HEADER, Job, NotRunning, SubmitError, TaskOptions};
 use crate::engine::{Patience, WaitError};
-use crate::entry::{self, EntryName};
+use crate::entry::EntryName;
 use crate::error::{Error, Result};
-use crate::function::{Chunked, Function, Many, Whole};
+use crate::function::Function;
 use crate::pool::launcher::Launcher;
 use crate::{pool, wire};
 
@@ -47,8 +54,9 @@ use crate::{pool, wire};
 /// - A task that panics fails with the panic's message and place ([`Error::panic`]); its worker
 ///   goes on.
 /// - A worker that is killed, crashes, runs out of memory or calls [`std::process::exit`] takes its
-///   task with it: that task alone fails ([`Error::is_worker_lost`]), within 100 ms. The worker is
-///   replaced.
+///   task with it: that task alone fails ([`Error::is_worker_lost`]), within 100 ms, or is tried again
+///   if that is wanted ([`Tasks::retries`]). The worker is replaced.
+/// - A task that runs for longer than it may ([`Tasks::time_limit`]) is stopped with its worker.
 /// - Workers that can't even start, again and again, break the pool: all that is waited for fails
 ///   with the reason ([`Error::is_broken`]), instead of being waited for in vain.
 /// - The workers of a process that dies die with it.
@@ -58,7 +66,13 @@ pub struct Pool {
     pool: engine::Pool,
     launcher: Arc<Launcher>,
     workers: usize,
+    /// Of tasks that are submitted without a choice.
+    options: TaskOptions,
 }
+
+// What the workers' `setup` hook holds is used in other processes alone: a panic here leaves nothing half done.
+impl UnwindSafe for Pool {}
+impl RefUnwindSafe for Pool {}
 
 impl Pool {
     /// Starts a pool of `workers` processes; [`builder`](Self::builder) has more choice.
@@ -75,6 +89,11 @@ impl Pool {
         PoolBuilder::new()
     }
 
+    /// The ways to submit tasks, with a choice: how often they are tried again, how long they may run.
+    pub fn tasks(&self) -> Tasks<'_> {
+        Tasks::new(self, self.options)
+    }
+
     /// Has a worker call `function`, and waits for what it returns.
     ///
     /// # Errors
@@ -85,7 +104,7 @@ impl Pool {
         A: Serialize + DeserializeOwned,
         F::Output: Serialize + DeserializeOwned,
     {
-        self.apply_async(function, arguments)?.get()
+        self.tasks().apply(function, arguments)
     }
 
     /// Has a worker call `function`, and returns at once. The [`Task`] is for its result.
@@ -99,11 +118,7 @@ impl Pool {
         A: Serialize + DeserializeOwned,
         F::Output: Serialize + DeserializeOwned,
     {
-        let entry = entry::name::<F, A, S>(&function)?;
-        let job = self.job()?;
-        submit(&job, entry, &arguments)?;
-        job.seal();
-        Ok(Task::new(job))
+        self.tasks().apply_async(function, arguments)
     }
 
     /// Calls `function` with each item, in the workers, and gives the results in the order of the
@@ -124,17 +139,27 @@ impl Pool {
         R: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
-        let items = items.into_iter();
-        match items.size_hint() {
-            (count, Some(most)) if count == most => {
-                self.map_chunked(function, items, self.chunk(count))
-            }
-            _ => {
-                let items: Vec<T> = items.collect();
-                let chunk = self.chunk(items.len());
-                self.map_chunked(function, items, chunk)
-            }
-        }
+        self.tasks().map(function, items)
+    }
+
+    /// Like [`map`](Self::map), and calls `progress` in this thread whenever the results of a chunk
+    /// have come.
+    ///
+    /// # Errors
+    /// As [`map`](Self::map).
+    pub fn map_with_progress<F, T, R, I>(
+        &self,
+        function: F,
+        items: I,
+        progress: impl FnMut(Progress),
+    ) -> Result<Vec<R>>
+    where
+        F: Fn(T) -> R + Copy + Send + Sync + 'static,
+        T: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = T>,
+    {
+        self.tasks().map_with_progress(function, items, progress)
     }
 
     /// Like [`map`](Self::map), with chunks of so many items.
@@ -148,35 +173,7 @@ impl Pool {
         R: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
-        if chunk == 0 {
-            return Err(Error::misuse("a chunk has at least one item"));
-        }
-        let entry = entry::name::<Chunked<F>, Vec<T>, Many>(&Chunked(function))?;
-        let job = self.job()?;
-        let mut items = items.into_iter().peekable();
-        let mut chunks = 0;
-        while items.peek().is_some() {
-            let chunk: Vec<T> = items.by_ref().take(chunk).collect();
-            submit(&job, entry, &chunk)?;
-            chunks += 1;
-        }
-        job.seal();
-        let mut results: Vec<Option<Vec<R>>> =
-            std::iter::repeat_with(|| None).take(chunks).collect();
-        while let Some((index, reply)) = wait_next(&job) {
-            let answer = task::open::<Vec<R>>(reply)?;
-            if let Some(place) = usize::try_from(index)
-                .ok()
-                .and_then(|index| results.get_mut(index))
-            {
-                *place = Some(answer);
-            }
-        }
-        let results: Option<Vec<Vec<R>>> = results.into_iter().collect();
-        // Each task has its reply, or one of them was an error.
-        results
-            .map(|results| results.into_iter().flatten().collect())
-            .ok_or_else(Error::terminated)
+        self.tasks().map_chunked(function, items, chunk)
     }
 
     /// Calls `function` with each item, one task an item, and gives each result, or its failure, in
@@ -194,14 +191,7 @@ impl Pool {
         R: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
-        let entry = entry::name::<F, T, Whole>(&function)?;
-        Ok(Imap::new(
-            self.job()?,
-            entry,
-            items.into_iter(),
-            self.workers,
-            true,
-        ))
+        self.tasks().imap(function, items)
     }
 
     /// Like [`imap`](Self::imap), with the results in the order in which they come.
@@ -215,14 +205,7 @@ impl Pool {
         R: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
-        let entry = entry::name::<F, T, Whole>(&function)?;
-        Ok(Imap::new(
-            self.job()?,
-            entry,
-            items.into_iter(),
-            self.workers,
-            false,
-        ))
+        self.tasks().imap_unordered(function, items)
     }
 
     /// Takes no more tasks. The workers end when those that were submitted are done. Does not wait.
@@ -283,12 +266,15 @@ impl Pool {
         self.launcher.pids()
     }
 
-    fn chunk(&self, items: usize) -> usize {
-        items.div_ceil(self.workers * 4).max(1)
+    /// How far it has come. Takes in what results are there; never waits.
+    pub fn status(&self) -> PoolStatus {
+        PoolStatus::of(self.pool.status())
     }
 
-    fn job(&self) -> Result<Job> {
-        self.pool.job().map_err(|error| not_running(&error))
+    /// What each worker is doing now. Never waits.
+    pub fn worker_status(&self) -> Vec<WorkerStatus> {
+        let workers = self.pool.workers().into_iter();
+        workers.map(WorkerStatus::of).collect()
     }
 }
 
@@ -304,14 +290,24 @@ impl fmt::Debug for Pool {
 fn not_running(error: &NotRunning) -> Error {
     match error {
         NotRunning::Broken(why) => task::broken(why),
-        other => Error::pool_not_running(other),
+        NotRunning::Closed => {
+            Error::pool_not_running(&"the pool takes no more tasks: it was closed")
+        }
+        NotRunning::Terminated => {
+            Error::pool_not_running(&"the pool takes no more tasks: it was terminated")
+        }
+        NotRunning::Foreign => Error::pool_not_running(
+            &"the pool belongs to the process that made it, and this one was forked from there: make a pool of its \
+              own here",
+        ),
     }
 }
 
 fn submit<T: Serialize + ?Sized>(job: &Job, entry: EntryName, arguments: &T) -> Result<()> {
     let submitted = wire::encode_and(&(entry, arguments), HEADER, |packed| {
         packed.submit(0, |task| job.submit(task))
-    })?;
+    })
+    .map_err(Error::about::<T>)?;
     match submitted {
         Ok(_) => Ok(()),
         Err(SubmitError::Memory(error)) => Err(error.into()),

@@ -7,10 +7,9 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use crate::engine::Patience;
-use crate::engine::pool::{Breakage, Job, Reply};
+use crate::engine::pool::{Breakage, Cancelled, Job, Reply};
 use crate::error::{Error, Result};
 use crate::function::open_answer;
-use crate::process::ExitStatus;
 
 /// A task that was given to a [`Pool`](crate::Pool), and its result to come.
 ///
@@ -31,6 +30,10 @@ impl<R> Task<R> {
         }
     }
 
+    pub(crate) fn job(&self) -> &Job {
+        &self.job
+    }
+
     /// Waits until it is done, or failed.
     pub fn wait(&self) {
         // Patience without end runs out only where somebody asked to be interrupted.
@@ -46,6 +49,35 @@ impl<R> Task<R> {
     pub fn is_ready(&self) -> bool {
         self.job.is_done()
     }
+
+    /// Cancels the task if it has not begun: then it never will, the result is
+    /// [`Error::is_cancelled`], and this is true. A task that is running, or done, goes on; see
+    /// [`abort`](Self::abort).
+    ///
+    /// Waits until that is certain: normally well below a millisecond, longer while a worker is being
+    /// started.
+    pub fn cancel(&self) -> bool {
+        self.give_up(false).prevented > 0
+    }
+
+    /// Cancels the task in any case: if it is running, its worker is killed (SIGKILL), and replaced.
+    /// What it has done so far stays done, and what it has begun, begun; a lock in its hands is
+    /// poisoned. The result is [`Error::is_cancelled`], unless it was done in this very moment.
+    ///
+    /// Does not wait for the end of the worker; [`wait`](Self::wait) does.
+    pub fn abort(&self) {
+        self.give_up(true);
+    }
+
+    fn give_up(&self, running_too: bool) -> Cancelled {
+        loop {
+            // Patience without end runs out only where somebody asked to be interrupted.
+            let asked = self.job.cancel(running_too, &mut Patience::forever());
+            if let Ok(cancelled) = asked {
+                return cancelled;
+            }
+        }
+    }
 }
 
 impl<R: DeserializeOwned> Task<R> {
@@ -53,7 +85,8 @@ impl<R: DeserializeOwned> Task<R> {
     ///
     /// # Errors
     /// When the task failed: its panic ([`Error::panic`]), the loss of its worker
-    /// ([`Error::is_worker_lost`]), the end of the pool ([`Error::is_terminated`],
+    /// ([`Error::is_worker_lost`]), its time limit ([`Error::is_task_timeout`]), that it was cancelled
+    /// ([`Error::is_cancelled`]), the end of the pool ([`Error::is_terminated`],
     /// [`Error::is_broken`]), or values that can't be serialised.
     pub fn get(mut self) -> Result<R> {
         loop {
@@ -74,7 +107,7 @@ impl<R: DeserializeOwned> Task<R> {
             .unwrap_or_else(|| Err(Error::timed_out("the result of the task", Some(timeout))))
     }
 
-    fn take(&mut self, patience: &mut Patience<'_>) -> Option<Result<R>> {
+    pub(crate) fn take(&mut self, patience: &mut Patience<'_>) -> Option<Result<R>> {
         if self.taken {
             return Some(Err(Error::misuse(
                 "the result of this task was taken before",
@@ -101,7 +134,10 @@ pub(crate) fn open<R: DeserializeOwned>(reply: Reply) -> Result<R> {
             let buffers = answer.take_buffers();
             open_answer(answer.tag(), answer.payload(), buffers)
         }
-        Reply::Lost(loss) => Err(Error::worker_lost(loss.pid, ExitStatus(loss.status))),
+        Reply::Lost(loss) => Err(Error::worker_lost(loss)),
+        Reply::Poison(losses) => Err(Error::poison_task(losses)),
+        Reply::TimedOut(overrun) => Err(Error::task_timed_out(overrun)),
+        Reply::Cancelled => Err(Error::cancelled()),
         Reply::Broken(why) => Err(broken(&why)),
         Reply::Terminated => Err(Error::terminated()),
     }

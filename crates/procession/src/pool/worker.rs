@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::function::{self, AnswerKind, Carrier, Request, Sink};
 use crate::panic::{self, Watch};
 use crate::pool::launcher::WorkerStart;
+use crate::start::prepare;
 use crate::wire::{self, Packed};
 
 /// Takes tasks until there are no more; gives the exit code.
@@ -23,18 +24,26 @@ pub(crate) fn run(entry: launch::Entry) -> i32 {
     };
     // Whoever asked for a task is told of its panic, and may print it.
     panic::watch(Watch::Quiet);
-    if let Some(parcel) = start.initializer {
-        let mut failure: Option<(AnswerKind, Packed)> = None;
-        initialize(parcel.0, &mut |kind, packed| {
-            if kind != AnswerKind::Value {
-                failure = Some((kind, std::mem::take(packed)));
-            }
-            Ok(())
-        });
-        if let Some((kind, mut packed)) = failure {
-            packed.submit(kind.to_tag(), |why| worker.start_failed(why));
-            return 1;
-        }
+    let mut failure: Option<(AnswerKind, Packed)> = None;
+    let mut sink = |kind, packed: &mut Packed| {
+        failure = (kind != AnswerKind::Value).then(|| (kind, std::mem::take(packed)));
+        Ok(())
+    };
+    let prepared = prepare(&start.settings, start.setup, || {}, &mut sink);
+    if prepared.is_ok()
+        && let Some(parcel) = start.initializer
+    {
+        initialize(parcel.0, &mut sink);
+    } else if let Some((_, packed)) = &mut failure {
+        // What the engine fills in comes first.
+        packed.bytes.splice(0..0, [0; HEADER]);
+    }
+    if let Some((kind, mut packed)) = failure {
+        packed.submit(kind.to_tag(), |why| worker.start_failed(why));
+        return 1;
+    }
+    if let Err(code) = prepared {
+        return code;
     }
     worker.ready();
     loop {
@@ -62,10 +71,26 @@ fn initialize(parcel: crate::engine::Handle, sink: &mut Sink<'_>) {
                 headroom: HEADER,
             })
         });
-    let _ = match opened {
-        Ok(request) => entry::run(request, sink),
-        Err(error) => function::refuse(HEADER, sink, &error),
+    let mut refused = None;
+    let mut look = |kind, packed: &mut Packed| {
+        if kind == AnswerKind::Value {
+            let bytes = packed.bytes.get(HEADER..).unwrap_or_default();
+            refused = wire::decode::<std::result::Result<(), String>>(bytes, Vec::new())
+                .unwrap_or_else(|error| Err(error.chain()))
+                .err();
+        }
+        sink(kind, packed)
     };
+    let _ = match opened {
+        Ok(request) => entry::run(request, &mut look),
+        Err(error) => function::refuse(HEADER, &mut look, &error),
+    };
+    if let Some(why) = refused {
+        let _ = sink(
+            AnswerKind::Setup,
+            &mut wire::encode_plain(vec![0; HEADER], &why),
+        );
+    }
 }
 
 fn carry_out(worker: &mut Worker, task: crate::engine::pool::Task) {

@@ -1,8 +1,7 @@
 //! A number that processes share without a lock.
 
 use std::fmt;
-use std::marker::PhantomData;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -10,7 +9,8 @@ use crate::engine::{Block, Gone, Kind};
 use crate::error::{Error, Result};
 use crate::wire;
 
-/// A number that processes read and change at the same time: `u64`, `i64`, `usize` or `isize`.
+/// A number, or a `bool`, that processes read and change at the same time: `u8` to `u64`, `i8` to
+/// `i64`, `usize`, `isize`, `bool`.
 ///
 /// ```
 /// use procession::{Atomic, Pool};
@@ -25,41 +25,110 @@ use crate::wire;
 /// }
 /// ```
 ///
-/// Every operation is sequentially consistent and none waits. Clones, and what other processes get
-/// of it in messages, are the same number. The death of a process changes nothing: an operation is
-/// done, or not.
-pub struct Atomic<T> {
+/// The operations here are sequentially consistent and none waits. Where another
+/// [order](Ordering) will do, or an operation is wanted that is not here,
+/// [`as_std`](Self::as_std) gives the standard library's atomic that it is:
+///
+/// ```
+/// use std::sync::atomic::Ordering;
+/// use procession::Atomic;
+///
+/// let highest = Atomic::new(3_i32)?;
+/// highest.as_std().fetch_max(5, Ordering::Relaxed);
+/// assert_eq!(highest.load(), 5);
+/// # Ok::<(), procession::Error>(())
+/// ```
+///
+/// Clones, and what other processes get of it in messages, are the same number. The death of a
+/// process changes nothing: an operation is done, or not.
+pub struct Atomic<T: AtomicNumber> {
     block: Block,
-    word: &'static AtomicU64,
-    number: PhantomData<fn(T) -> T>,
+    word: &'static T::Std,
 }
 
 /// A number that fits an [`Atomic`].
 pub trait AtomicNumber: sealed::Number {}
 
 mod sealed {
-    pub trait Number: Copy {
-        fn to_word(self) -> u64;
-        fn from_word(word: u64) -> Self;
+    use super::{Block, Ordering};
+
+    pub trait Number: Sized + Copy {
+        type Std: 'static;
+
+        fn open(block: &Block) -> Option<&'static Self::Std>;
+        fn load(word: &Self::Std) -> Self;
+        fn swap(word: &Self::Std, number: Self) -> Self;
+        fn compare_exchange(word: &Self::Std, current: Self, new: Self) -> Result<Self, Self>;
     }
-}
 
-macro_rules! numbers {
-    ($($number:ty)*) => {$(
-        const _: () = assert!(size_of::<$number>() == size_of::<u64>());
-        impl sealed::Number for $number {
-            fn to_word(self) -> u64 {
-                self as u64
+    pub trait Integer: Number {
+        fn fetch_add(word: &Self::Std, number: Self) -> Self;
+        fn fetch_sub(word: &Self::Std, number: Self) -> Self;
+    }
+
+    macro_rules! numbers {
+        ($($number:ty: $std:ident)*) => {$(
+            impl Number for $number {
+                type Std = std::sync::atomic::$std;
+
+                fn open(block: &Block) -> Option<&'static Self::Std> {
+                    block.first::<std::sync::atomic::$std>()
+                }
+                fn load(word: &Self::Std) -> Self {
+                    word.load(Ordering::SeqCst)
+                }
+                fn swap(word: &Self::Std, number: Self) -> Self {
+                    word.swap(number, Ordering::SeqCst)
+                }
+                fn compare_exchange(word: &Self::Std, current: Self, new: Self) -> Result<Self, Self> {
+                    word.compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst)
+                }
             }
-            fn from_word(word: u64) -> $number {
-                word as $number
+            impl Integer for $number {
+                fn fetch_add(word: &Self::Std, number: Self) -> Self {
+                    word.fetch_add(number, Ordering::SeqCst)
+                }
+                fn fetch_sub(word: &Self::Std, number: Self) -> Self {
+                    word.fetch_sub(number, Ordering::SeqCst)
+                }
             }
+            impl super::AtomicNumber for $number {}
+            impl super::AtomicInteger for $number {}
+        )*};
+    }
+
+    numbers!(u8: AtomicU8 u16: AtomicU16 u32: AtomicU32 u64: AtomicU64 usize: AtomicUsize);
+    numbers!(i8: AtomicI8 i16: AtomicI16 i32: AtomicI32 i64: AtomicI64 isize: AtomicIsize);
+
+    // As a byte: of what lies in shared memory not every pattern is a `bool`.
+    impl Number for bool {
+        type Std = std::sync::atomic::AtomicU8;
+
+        fn open(block: &Block) -> Option<&'static Self::Std> {
+            block.first()
         }
-        impl AtomicNumber for $number {}
-    )*};
+        fn load(word: &Self::Std) -> bool {
+            word.load(Ordering::SeqCst) != 0
+        }
+        fn swap(word: &Self::Std, value: bool) -> bool {
+            word.swap(value.into(), Ordering::SeqCst) != 0
+        }
+        fn compare_exchange(word: &Self::Std, current: bool, new: bool) -> Result<bool, bool> {
+            word.compare_exchange(
+                current.into(),
+                new.into(),
+                Ordering::SeqCst,
+                Ordering::SeqCst,
+            )
+            .map(|byte| byte != 0)
+            .map_err(|byte| byte != 0)
+        }
+    }
+    impl super::AtomicNumber for bool {}
 }
 
-numbers!(u64 i64 usize isize);
+/// An integer that fits an [`Atomic`]: all but `bool`.
+pub trait AtomicInteger: AtomicNumber + sealed::Integer {}
 
 impl<T: AtomicNumber> Atomic<T> {
     /// A new one.
@@ -67,43 +136,30 @@ impl<T: AtomicNumber> Atomic<T> {
     /// # Errors
     /// When there is no memory.
     pub fn new(number: T) -> Result<Atomic<T>> {
-        let atomic = Atomic::of(Block::zeroed(8)?).ok_or_else(|| Error::garbled("a number"))?;
+        let atomic = Atomic::of(Block::zeroed(size_of::<u64>())?)
+            .ok_or_else(|| Error::garbled("a number"))?;
         atomic.store(number);
         Ok(atomic)
     }
 
     fn of(block: Block) -> Option<Atomic<T>> {
-        let word = block.word(0)?;
-        Some(Atomic {
-            block,
-            word,
-            number: PhantomData,
-        })
+        let word = T::open(&block)?;
+        Some(Atomic { block, word })
     }
 
     /// The number.
     pub fn load(&self) -> T {
-        T::from_word(self.word.load(Ordering::SeqCst))
+        T::load(self.word)
     }
 
     /// Puts another in its place.
     pub fn store(&self, number: T) {
-        self.word.store(number.to_word(), Ordering::SeqCst);
+        self.swap(number);
     }
 
     /// Puts another in its place and gives the one before.
     pub fn swap(&self, number: T) -> T {
-        T::from_word(self.word.swap(number.to_word(), Ordering::SeqCst))
-    }
-
-    /// Adds to it, wrapping around, and gives the number before.
-    pub fn fetch_add(&self, number: T) -> T {
-        T::from_word(self.word.fetch_add(number.to_word(), Ordering::SeqCst))
-    }
-
-    /// Subtracts from it, wrapping around, and gives the number before.
-    pub fn fetch_sub(&self, number: T) -> T {
-        T::from_word(self.word.fetch_sub(number.to_word(), Ordering::SeqCst))
+        T::swap(self.word, number)
     }
 
     /// Puts `new` in the place of `current`.
@@ -111,15 +167,7 @@ impl<T: AtomicNumber> Atomic<T> {
     /// # Errors
     /// The number that is there, when it is another than `current`.
     pub fn compare_exchange(&self, current: T, new: T) -> Result<T, T> {
-        self.word
-            .compare_exchange(
-                current.to_word(),
-                new.to_word(),
-                Ordering::SeqCst,
-                Ordering::SeqCst,
-            )
-            .map(T::from_word)
-            .map_err(T::from_word)
+        T::compare_exchange(self.word, current, new)
     }
 
     /// Changes it as `change` says, which may be called several times when others change it too,
@@ -133,15 +181,32 @@ impl<T: AtomicNumber> Atomic<T> {
             }
         }
     }
+
+    /// The standard library's atomic that this is, with all of its operations and orders. That of a
+    /// `bool` is an `AtomicU8`: 0, or anything else.
+    pub fn as_std(&self) -> &T::Std {
+        self.word
+    }
 }
 
-impl<T> Clone for Atomic<T> {
+impl<T: AtomicInteger> Atomic<T> {
+    /// Adds to it, wrapping around, and gives the number before.
+    pub fn fetch_add(&self, number: T) -> T {
+        T::fetch_add(self.word, number)
+    }
+
+    /// Subtracts from it, wrapping around, and gives the number before.
+    pub fn fetch_sub(&self, number: T) -> T {
+        T::fetch_sub(self.word, number)
+    }
+}
+
+impl<T: AtomicNumber> Clone for Atomic<T> {
     /// Another name for the same number.
     fn clone(&self) -> Atomic<T> {
         Atomic {
             block: self.block.clone(),
             word: self.word,
-            number: PhantomData,
         }
     }
 }
@@ -152,7 +217,7 @@ impl<T: AtomicNumber + fmt::Debug> fmt::Debug for Atomic<T> {
     }
 }
 
-impl<T> Serialize for Atomic<T> {
+impl<T: AtomicNumber> Serialize for Atomic<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         wire::serialize_handle(self.block.handle(), serializer)
     }

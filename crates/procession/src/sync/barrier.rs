@@ -1,5 +1,6 @@
 //! A meeting point.
 
+use std::fmt;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -31,8 +32,10 @@ use crate::wire::travels;
 ///
 /// When a party gives up waiting, aborts, or dies while it waits, the barrier is broken: everybody
 /// who waits there gets an error ([`Error::is_broken`]), and everybody who comes, until it is
-/// [`reset`](Self::reset).
-#[derive(Debug, Clone)]
+/// [`reset`](Self::reset). A death is noticed by those who wait, within 50 ms; one who has come counts
+/// as here until then, and the last to come may get through beside it. Who has got through and is
+/// killed before the next round is over breaks that one.
+#[derive(Clone)]
 pub struct Barrier(engine::Barrier);
 
 travels!([] Barrier, 0, |handle| engine::Barrier::from_handle(handle).map(Barrier));
@@ -147,5 +150,15 @@ impl Barrier {
     /// Whether it is broken.
     pub fn is_broken(&self) -> bool {
         self.0.is_broken()
+    }
+}
+
+impl fmt::Debug for Barrier {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Barrier")
+            .field("parties", &self.parties())
+            .field("waiting", &self.waiting())
+            .field("broken", &self.is_broken())
+            .finish_non_exhaustive()
     }
 }

@@ -1,5 +1,6 @@
 //! Waiting for something to become true under a lock.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -39,12 +40,17 @@ use crate::wire::travels;
 ///
 /// Clones, and what other processes get of it in messages, are the same condition. A process that
 /// is killed while it waits takes no notification with it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Condition(WaitQueue);
 
 travels!([] Condition, 0, |handle| WaitQueue::from_handle(handle).map(Condition));
 
 impl Condition {
+    #[cfg(feature = "tokio")]
+    pub(crate) fn engine(&self) -> &WaitQueue {
+        &self.0
+    }
+
     /// A new one.
     ///
     /// # Errors
@@ -161,5 +167,11 @@ impl Condition {
         drop(guard);
         let timed_out = self.0.wait(ticket, patience).is_err();
         (lock, timed_out)
+    }
+}
+
+impl fmt::Debug for Condition {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Condition").finish_non_exhaustive()
     }
 }

@@ -1,5 +1,6 @@
 //! A flag to wait for.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::engine::{self, Patience};
@@ -23,12 +24,16 @@ use crate::wire::travels;
 ///
 /// Clones, and what other processes get of it in messages, are the same event. The death of a
 /// process changes nothing: what nobody sets stays unset.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Event(engine::Event);
 
 travels!([] Event, 0, |handle| engine::Event::from_handle(handle).map(Event));
 
 impl Event {
+    pub(crate) fn engine(&self) -> &engine::Event {
+        &self.0
+    }
+
     /// A new one, not set.
     ///
     /// # Errors
@@ -61,5 +66,13 @@ impl Event {
     /// Waits until it is set, at most for `timeout`, and says whether it is.
     pub fn wait_timeout(&self, timeout: Duration) -> bool {
         self.0.wait(&mut Patience::timeout(timeout)).is_ok()
+    }
+}
+
+impl fmt::Debug for Event {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Event")
+            .field("set", &self.is_set())
+            .finish_non_exhaustive()
     }
 }

@@ -4,17 +4,16 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::engine::{self, Acquired, Block, Cell, Gone, Kind, Patience};
-use crate::error::{Error, Result};
+use crate::engine::{self, Acquired, Patience};
+use crate::error::Result;
 use crate::sync::Owner;
-use crate::sync::poison::{Cause, Flag, LockResult, Poisoned, TryLockError, TryLockResult};
-use crate::wire::{self, Packed};
+use crate::sync::poison::{Cause, LockResult, Poisoned, TryLockError, TryLockResult, forever};
+use crate::sync::stored::State;
 
 /// Mutual exclusion between processes, and a value that whoever holds the lock may read and change.
 ///
@@ -59,64 +58,6 @@ pub struct Lock<T = ()> {
     value: PhantomData<fn(T) -> T>,
 }
 
-/// What lies beside the lock. In the block:
-///
-/// | bytes | |
-/// | --- | --- |
-/// | 0..8 | where the value is, the commit word: `length << 8 \| place` |
-/// | 8..16 | the [`Flag`] |
-/// | 16.. | room for a short value, twice |
-///
-/// | place | meaning |
-/// | --- | --- |
-/// | 0, 1 | in the first, second room |
-/// | 2 | in the cell: it is long, or refers to other objects. It stays there |
-///
-/// A value is written where the current one is not, and becomes the current one with the commit
-/// word.
-#[derive(Clone)]
-struct State {
-    block: Block,
-    commit: &'static AtomicU64,
-    flag: Flag,
-    /// Absent for values without size.
-    cell: Option<Cell>,
-}
-
-const ROOMS: usize = 16;
-const IN_CELL: u64 = 2;
-
-impl<T> Lock<T> {
-    /// Bytes for a short value.
-    const ROOM: usize = if size_of::<T>() == 0 {
-        0
-    } else if size_of::<T>() <= 24 {
-        56
-    } else {
-        let room = size_of::<T>() * 2;
-        (if room > 504 { 504 } else { room }).next_multiple_of(8)
-    };
-}
-
-impl State {
-    fn new(room: usize) -> Result<State> {
-        let block = Block::zeroed(ROOMS + 2 * room)?;
-        let cell = if room == 0 { None } else { Some(Cell::new()?) };
-        State::of(block, cell).ok_or_else(|| Error::garbled("a lock"))
-    }
-
-    fn of(block: Block, cell: Option<Cell>) -> Option<State> {
-        let commit = block.word(0)?;
-        let flag = Flag(block.word(8)?);
-        Some(State {
-            block,
-            commit,
-            flag,
-            cell,
-        })
-    }
-}
-
 impl<T: Serialize + DeserializeOwned> Lock<T> {
     /// A new lock, free, with a value.
     ///
@@ -125,12 +66,12 @@ impl<T: Serialize + DeserializeOwned> Lock<T> {
     pub fn new(value: T) -> Result<Lock<T>> {
         let lock = Lock {
             lock: engine::Lock::new()?,
-            state: State::new(Self::ROOM)?,
+            state: State::new::<T>()?,
             value: PhantomData,
         };
-        lock.store(&value)?;
+        lock.state.store(&value)?;
         // So that no later `lock` meets a value that serialises but doesn't deserialise.
-        lock.load()?;
+        lock.state.load::<T>()?;
         Ok(lock)
     }
 
@@ -142,14 +83,7 @@ impl<T: Serialize + DeserializeOwned> Lock<T> {
     /// # Panics
     /// When the value can't be read as a `T`: its `Serialize` and `Deserialize` don't agree.
     pub fn lock(&self) -> LockResult<LockGuard<'_, T>> {
-        loop {
-            match self.acquire(&mut Patience::forever()) {
-                Ok(guard) => return Ok(guard),
-                Err(TryLockError::Poisoned(poisoned)) => return Err(poisoned),
-                // Patience without end runs out only where somebody asked to be interrupted.
-                Err(TryLockError::Locked) => {}
-            }
-        }
+        forever(|patience| self.acquire(patience))
     }
 
     /// Takes the lock if it is free now.
@@ -187,7 +121,7 @@ impl<T: Serialize + DeserializeOwned> Lock<T> {
             Err(_) => return Err(TryLockError::Locked),
         }
         let held = Held { lock: &self.lock };
-        let value = match self.load() {
+        let value = match self.state.load() {
             Ok(value) => value,
             Err(error) => {
                 drop(held);
@@ -205,94 +139,15 @@ impl<T: Serialize + DeserializeOwned> Lock<T> {
             _held: held,
             not_send: PhantomData,
         };
-        match self.state.flag.get() {
-            None => Ok(guard),
-            Some(cause) => Err(TryLockError::Poisoned(Poisoned {
-                guard,
-                flag: self.state.flag,
-                cause,
-                what: "lock",
-            })),
-        }
+        Poisoned::told(guard, self.state.flag, self.state.flag.get(), "lock")
     }
-
-    fn load(&self) -> Result<T> {
-        let Some(cell) = &self.state.cell else {
-            return wire::decode(&[], Vec::new());
-        };
-        let word = self.state.commit.load(Ordering::Acquire);
-        if word & 0xff == IN_CELL {
-            return match cell.read().map_err(Error::gone)? {
-                Some(message) => wire::decode_message(message),
-                None => Err(Error::garbled("a lock")),
-            };
-        }
-        let (place, length) = (
-            room_of(word),
-            usize::try_from(word >> 8).unwrap_or(usize::MAX),
-        );
-        let mut short = [0; 64];
-        let mut long;
-        let bytes = if length <= short.len() {
-            &mut short[..length]
-        } else if length <= Self::ROOM {
-            long = vec![0; length];
-            &mut long[..]
-        } else {
-            return Err(Error::garbled("a lock"));
-        };
-        self.state
-            .block
-            .read(ROOMS + place * Self::ROOM, bytes)
-            .map_err(Error::gone)?;
-        wire::decode(bytes, Vec::new())
-    }
-
-    /// To be called by who holds the lock.
-    fn store(&self, value: &T) -> Result<()> {
-        wire::encode_and(value, 0, |packed| self.store_packed(packed))?
-    }
-
-    fn store_packed(&self, packed: &Packed) -> Result<()> {
-        let Some(cell) = &self.state.cell else {
-            return if packed.bytes.is_empty() {
-                Ok(())
-            } else {
-                Err(Error::garbled("a value without size"))
-            };
-        };
-        let word = self.state.commit.load(Ordering::Relaxed);
-        let long = packed.bytes.len() > Self::ROOM
-            || !packed.handles.is_empty()
-            || !packed.buffers.is_empty();
-        if long || word & 0xff == IN_CELL {
-            packed.send(0, |message| cell.replace(message))?;
-            if word & 0xff != IN_CELL {
-                self.state.commit.store(IN_CELL, Ordering::Release);
-            }
-            return Ok(());
-        }
-        let place = 1 - room_of(word);
-        self.state
-            .block
-            .write(ROOMS + place * Self::ROOM, &packed.bytes)
-            .map_err(Error::gone)?;
-        // SYNC POINT: the bytes are there before the commit word says so, should this process be
-        // killed here.
-        fence(Ordering::Release);
-        self.state.commit.store(
-            (packed.bytes.len() as u64) << 8 | place as u64,
-            Ordering::Release,
-        );
-        Ok(())
-    }
-}
-
-fn room_of(word: u64) -> usize {
-    usize::from(word & 0xff == 1)
 }
 
 impl<T> Lock<T> {
+    pub(crate) fn engine(&self) -> &engine::Lock {
+        &self.lock
+    }
+
     /// Whether anybody holds it now.
     pub fn is_locked(&self) -> bool {
         self.lock.is_locked()
@@ -330,38 +185,19 @@ impl<T> fmt::Debug for Lock<T> {
 
 impl<T> Serialize for Lock<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let (lock, block) = (self.lock.handle(), self.state.block.handle());
-        match &self.state.cell {
-            Some(cell) => wire::serialize_handles([lock, block, cell.handle()], serializer),
-            None => wire::serialize_handles([lock, block], serializer),
-        }
+        self.state.serialize_with(self.lock.handle(), serializer)
     }
 }
 
 impl<'de, T> Deserialize<'de> for Lock<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Lock<T>, D::Error> {
-        let open = |lock, block, cell: Option<engine::Handle>| {
-            let gone = Gone {
-                expected: Some(Kind::Block),
-            };
-            let block = Block::from_handle(block)?;
-            if block.len() < ROOMS + 2 * Self::ROOM {
-                return Err(gone);
-            }
-            let state = State::of(block, cell.map(Cell::from_handle).transpose()?).ok_or(gone)?;
-            Ok(Lock {
-                lock: engine::Lock::from_handle(lock)?,
-                state,
-                value: PhantomData,
-            })
-        };
-        if Self::ROOM == 0 {
-            wire::deserialize_handles(deserializer, |[lock, block]| open(lock, block, None))
-        } else {
-            wire::deserialize_handles(deserializer, |[lock, block, cell]| {
-                open(lock, block, Some(cell))
-            })
-        }
+        let (lock, state) =
+            State::deserialize_with::<T, _, _>(deserializer, engine::Lock::from_handle)?;
+        Ok(Lock {
+            lock,
+            state,
+            value: PhantomData,
+        })
     }
 }
 
@@ -405,7 +241,7 @@ impl<'a, T: Serialize + DeserializeOwned> LockGuard<'a, T> {
     /// unchanged then.
     pub fn commit(&mut self) -> Result<()> {
         if self.changed {
-            self.lock.store(self)?;
+            self.lock.state.store(&**self)?;
             self.changed = false;
         }
         Ok(())
@@ -440,7 +276,7 @@ impl<T: Serialize + DeserializeOwned> Drop for LockGuard<'_, T> {
             });
         } else if self.changed {
             // `Serialize` is user code. A panic of it has been printed; the next holder is told.
-            let stored = catch_unwind(AssertUnwindSafe(|| self.lock.store(&self.value)));
+            let stored = catch_unwind(AssertUnwindSafe(|| self.lock.state.store(&self.value)));
             if !matches!(stored, Ok(Ok(()))) {
                 flag.set(Cause::NotStored {
                     pid: std::process::id(),

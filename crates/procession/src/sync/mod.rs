@@ -5,9 +5,13 @@ pub(crate) mod barrier;
 pub(crate) mod condition;
 pub(crate) mod event;
 pub(crate) mod lock;
+pub(crate) mod once;
+pub(crate) mod plain_lock;
 pub(crate) mod poison;
 pub(crate) mod rlock;
+pub(crate) mod rwlock;
 pub(crate) mod semaphore;
+mod stored;
 
 use std::fmt;
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::engine::Patience;
 use crate::error::Error;
 
 /// The word in shared memory, written by the holder of the lock: `pid << 8 | what`.
@@ -11,7 +12,7 @@ use crate::error::Error;
 /// | --- | --- | --- | --- |
 /// | 0 | in order | | |
 /// | 1 | a holder died | who takes the lock over from it | [`Poisoned::into_inner`] |
-/// | 2 | a holder panicked | its guard | [`Poisoned::into_inner`] |
+/// | 2 | a holder panicked | its guard, or its [`Witness`] | [`Poisoned::into_inner`] |
 /// | 3 | a holder could not store the value | its guard | [`Poisoned::into_inner`] |
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Flag(pub(crate) &'static AtomicU64);
@@ -41,6 +42,33 @@ impl Flag {
 
     pub(crate) fn clear(self) {
         self.0.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Leaves word in the flag of a lock whose guard is dropped by a panic.
+pub(crate) struct Witness {
+    flag: Flag,
+    /// Whether the thread was panicking already when it took the lock.
+    panicking: bool,
+}
+
+impl Witness {
+    /// Of a lock that was just taken.
+    pub(crate) fn new(flag: Flag) -> Witness {
+        Witness {
+            flag,
+            panicking: std::thread::panicking(),
+        }
+    }
+}
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        if std::thread::panicking() && !self.panicking {
+            self.flag.set(Cause::Panicked {
+                pid: std::process::id(),
+            });
+        }
     }
 }
 
@@ -81,13 +109,17 @@ impl fmt::Display for Cause {
 
 /// The lock is acquired, and its last holder did not come to the end of what it did.
 ///
-/// The guard is inside. The value under the lock is whole: it is what it was before that holder
-/// took the lock. Whether what the lock stands for is in order is for the program to say.
+/// The guard is inside. The value under a [`Lock`](crate::Lock) is whole: it is what it was before that
+/// holder took the lock, and so is that of an [`RwLock`](crate::RwLock). What is changed in place
+/// ([`PlainLock`](crate::PlainLock), [`Chunk`](crate::Chunk)) is as that holder left it, some of
+/// it changed and some not. Whether what the lock stands for is in order is for the program to say.
 /// [`into_inner`](Self::into_inner) says so: the lock is in order from then on. If the error is
 /// dropped instead, the lock is released and the next holder is told as well.
 pub struct Poisoned<G> {
     pub(crate) guard: G,
     pub(crate) flag: Flag,
+    /// Of other locks that were taken with it.
+    pub(crate) also: Vec<Flag>,
     pub(crate) cause: Cause,
     pub(crate) what: &'static str,
 }
@@ -96,6 +128,7 @@ impl<G> Poisoned<G> {
     /// The guard. From here on the lock counts as in order.
     pub fn into_inner(self) -> G {
         self.flag.clear();
+        self.also.into_iter().for_each(Flag::clear);
         self.guard
     }
 
@@ -104,10 +137,30 @@ impl<G> Poisoned<G> {
         self.cause
     }
 
+    /// A guard that was acquired; as an error if its last holders have left something undone.
+    pub(crate) fn told(
+        guard: G,
+        flag: Flag,
+        cause: Option<Cause>,
+        what: &'static str,
+    ) -> TryLockResult<G> {
+        match cause {
+            None => Ok(guard),
+            Some(cause) => Err(TryLockError::Poisoned(Poisoned {
+                guard,
+                flag,
+                also: Vec::new(),
+                cause,
+                what,
+            })),
+        }
+    }
+
     pub(crate) fn map<H>(self, change: impl FnOnce(G) -> H) -> Poisoned<H> {
         Poisoned {
             guard: change(self.guard),
             flag: self.flag,
+            also: self.also,
             cause: self.cause,
             what: self.what,
         }
@@ -142,6 +195,20 @@ pub type LockResult<G> = std::result::Result<G, Poisoned<G>>;
 
 /// A lock acquired, or not.
 pub type TryLockResult<G> = std::result::Result<G, TryLockError<G>>;
+
+/// Acquires a lock however long it takes.
+pub(crate) fn forever<G>(
+    mut acquire: impl FnMut(&mut Patience<'_>) -> TryLockResult<G>,
+) -> LockResult<G> {
+    loop {
+        match acquire(&mut Patience::forever()) {
+            Ok(guard) => return Ok(guard),
+            Err(TryLockError::Poisoned(poisoned)) => return Err(poisoned),
+            // Patience without end runs out only where somebody asked to be interrupted.
+            Err(TryLockError::Locked) => {}
+        }
+    }
+}
 
 /// Why a lock was not acquired, or not as usual.
 pub enum TryLockError<G> {

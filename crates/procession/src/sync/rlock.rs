@@ -9,7 +9,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::engine::{self, Acquired, Block, Patience};
 use crate::error::{Error, Result};
 use crate::sync::Owner;
-use crate::sync::poison::{Cause, Flag, LockResult, Poisoned, TryLockError, TryLockResult};
+use crate::sync::poison::{
+    Cause, Flag, LockResult, Poisoned, TryLockError, TryLockResult, Witness, forever,
+};
 use crate::wire;
 
 /// Mutual exclusion between processes, for code that calls itself: the thread that holds the lock
@@ -47,6 +49,10 @@ pub struct RLock {
 }
 
 impl RLock {
+    pub(crate) fn engine(&self) -> &engine::RLock {
+        &self.lock
+    }
+
     /// A new lock, free.
     ///
     /// # Errors
@@ -65,14 +71,7 @@ impl RLock {
     /// # Errors
     /// [`Poisoned`], with the guard inside, when a holder before has died or panicked.
     pub fn lock(&self) -> LockResult<RLockGuard<'_>> {
-        loop {
-            match self.acquire(&mut Patience::forever()) {
-                Ok(guard) => return Ok(guard),
-                Err(TryLockError::Poisoned(poisoned)) => return Err(poisoned),
-                // Patience without end runs out only where somebody asked to be interrupted.
-                Err(TryLockError::Locked) => {}
-            }
-        }
+        forever(|patience| self.acquire(patience))
     }
 
     /// Takes the lock if it is free now, or held by this thread.
@@ -103,19 +102,11 @@ impl RLock {
             Err(_) => return Err(TryLockError::Locked),
         }
         let guard = RLockGuard {
-            lock: self,
-            panicking: std::thread::panicking(),
+            _witness: Witness::new(self.flag),
+            _held: Held(&self.lock),
             not_send: PhantomData,
         };
-        match self.flag.get() {
-            None => Ok(guard),
-            Some(cause) => Err(TryLockError::Poisoned(Poisoned {
-                guard,
-                flag: self.flag,
-                cause,
-                what: "lock",
-            })),
-        }
+        Poisoned::told(guard, self.flag, self.flag.get(), "lock")
     }
 
     /// Whether anybody holds it now.
@@ -160,27 +151,30 @@ impl<'de> Deserialize<'de> for RLock {
     }
 }
 
+/// Undoes one acquire.
+struct Held<'a>(&'a engine::RLock);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        // An error would mean that somebody overwrote the word; there is nobody to be told here.
+        let _ = self.0.release();
+    }
+}
+
 /// The lock is held, once, while this lives.
 ///
 /// Dropped because its thread panics, it leaves word to the next holder: [`Poisoned`].
-#[derive(Debug)]
 #[must_use = "the lock is released at once if nothing holds the guard"]
 pub struct RLockGuard<'a> {
-    lock: &'a RLock,
-    /// Whether the thread was panicking already when it took the lock.
-    panicking: bool,
+    /// Dropped before the lock is released.
+    _witness: Witness,
+    _held: Held<'a>,
     /// The lock is its thread's.
     not_send: PhantomData<*const ()>,
 }
 
-impl Drop for RLockGuard<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() && !self.panicking {
-            self.lock.flag.set(Cause::Panicked {
-                pid: std::process::id(),
-            });
-        }
-        // An error would mean that somebody overwrote the word; there is nobody to be told here.
-        let _ = self.lock.lock.release();
+impl fmt::Debug for RLockGuard<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("RLockGuard").finish_non_exhaustive()
     }
 }

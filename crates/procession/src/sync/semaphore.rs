@@ -1,5 +1,6 @@
 //! Permits that are taken and given back.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::engine::{self, Patience};
@@ -26,12 +27,16 @@ use crate::wire::travels;
 /// A [bounded](Self::bounded) semaphore (of up to 65,536 permits) knows who holds its permits:
 /// those of a process that has died go to whoever waits. A plain one does not: it may be in use for
 /// signalling, where a permit given back would be an event that never was.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Semaphore(engine::Semaphore);
 
 travels!([] Semaphore, 0, |handle| engine::Semaphore::from_handle(handle).map(Semaphore));
 
 impl Semaphore {
+    pub(crate) fn engine(&self) -> &engine::Semaphore {
+        &self.0
+    }
+
     /// A new one with so many permits; [`release`](Self::release) may add to them.
     ///
     /// # Errors
@@ -56,6 +61,7 @@ impl Semaphore {
     }
 
     /// Takes a permit if there is one now.
+    #[must_use = "the permit is given back at once if nothing holds it"]
     pub fn try_acquire(&self) -> Option<Permit<'_>> {
         self.0
             .acquire(&mut Patience::none())
@@ -64,6 +70,7 @@ impl Semaphore {
     }
 
     /// Takes a permit, waiting for it at most for `timeout`.
+    #[must_use = "the permit is given back at once if nothing holds it"]
     pub fn acquire_timeout(&self, timeout: Duration) -> Option<Permit<'_>> {
         self.0
             .acquire(&mut Patience::timeout(timeout))
@@ -90,7 +97,6 @@ impl Semaphore {
 }
 
 /// A permit of a [`Semaphore`], given back when dropped.
-#[derive(Debug)]
 #[must_use = "the permit is given back at once if nothing holds it"]
 pub struct Permit<'a> {
     semaphore: &'a Semaphore,
@@ -101,6 +107,20 @@ impl Permit<'_> {
     /// never.
     pub fn forget(self) {
         std::mem::forget(self);
+    }
+}
+
+impl fmt::Debug for Semaphore {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Semaphore")
+            .field("available", &self.available())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Permit<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Permit").finish_non_exhaustive()
     }
 }
 

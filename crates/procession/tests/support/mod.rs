@@ -9,6 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+pub(crate) const METHODS: [procession::StartMethod; 3] = [
+    procession::StartMethod::Spawn,
+    procession::StartMethod::ForkServer,
+    procession::StartMethod::Fork,
+];
+
 /// More than any test takes, on a slow machine.
 const BOUND: Duration = Duration::from_secs(60);
 
@@ -53,14 +59,14 @@ impl Drop for Watched {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Relaxed);
         if !std::thread::panicking() {
-            let left = until(Duration::from_secs(3), || {
+            let left = until(Duration::from_secs(20), || {
                 Some(relatives()).filter(Vec::is_empty)
             })
             .err();
             assert!(left.is_none(), "processes are left: {:?}", relatives());
             // What is left of children that nobody waited for, and of theirs, is cleared away with
             // later starts and ends.
-            let left = until(Duration::from_secs(3), || {
+            let left = until(Duration::from_secs(20), || {
                 procession::Process::spawn(|| (), ())
                     .expect("starts")
                     .join()
@@ -108,7 +114,7 @@ pub(crate) fn relatives() -> Vec<String> {
         .collect()
 }
 
-fn thread_names(pid: u32) -> Vec<String> {
+pub(crate) fn thread_names(pid: u32) -> Vec<String> {
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
         return Vec::new();
     };
@@ -118,7 +124,7 @@ fn thread_names(pid: u32) -> Vec<String> {
     names.map(|name| name.trim().to_owned()).collect()
 }
 
-fn arena_of(pid: u32) -> Option<u64> {
+pub(crate) fn arena_of(pid: u32) -> Option<u64> {
     let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
     descriptors.flatten().find_map(|entry| {
         let link = fs::read_link(entry.path()).ok()?;
@@ -145,4 +151,29 @@ pub(crate) fn descriptors() -> usize {
 
 pub(crate) fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
+}
+
+/// SIGKILL, to a process that is not waited for here.
+pub(crate) fn kill(pid: u32) {
+    let killed = std::process::Command::new("kill")
+        .args(["-9", &pid.to_string()])
+        .status();
+    assert!(killed.expect("there is kill").success());
+}
+
+/// Whether there is no such process any more, or a zombie.
+pub(crate) fn has_ended(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| {
+        let state = stat.rsplit(") ").next();
+        state.is_some_and(|state| state.starts_with('Z') || state.starts_with('X'))
+    })
+}
+
+/// The processes that have this memory file open.
+pub(crate) fn holders_of(arena: u64) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").expect("there is /proc");
+    processes
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
+        .filter(|&pid| arena_of(pid) == Some(arena))
+        .collect()
 }

@@ -1,0 +1,1 @@
+"""How it grows: with workers, tasks, sizes, objects, time."""

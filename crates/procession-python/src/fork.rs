@@ -1,0 +1,39 @@
+//! Forking the interpreter: what `os.fork` does, with a seat in the family for the child.
+//!
+//! `os.fork` also counts the threads of the process, to warn of those that won't exist in the child;
+//! it can't tell the engine's own, which hold nothing that a child needs, from the program's.
+
+#![expect(
+    unsafe_code,
+    reason = "the interpreter's own steps around a fork are C functions without a safe form"
+)]
+
+use std::os::fd::{IntoRawFd, RawFd};
+
+use procession_engine as engine;
+use pyo3::ffi;
+use pyo3::prelude::*;
+
+use crate::error::OrRaise;
+use crate::family;
+
+/// Forks; the child has the seat. Returns (pid, pidfd) of the child, and (0, -1) in the child.
+///
+/// OSError if there can be no more processes, or if no descriptor is left for the pidfd; then the
+/// seat is still the caller's to cancel.
+#[pyfunction]
+pub(crate) fn fork(py: Python<'_>, seat: u64) -> PyResult<(u32, RawFd)> {
+    let seat = family::seat(seat)?;
+    // SAFETY: the interpreter is held. What this locks is let go of by one of the two calls below.
+    unsafe { ffi::PyOS_BeforeFork() };
+    let forked = engine::fork_child(seat);
+    if let Ok(None) = forked {
+        // SAFETY: this is the child, and its only thread is the one that called PyOS_BeforeFork.
+        unsafe { ffi::PyOS_AfterFork_Child() };
+        return Ok((0, -1));
+    }
+    // SAFETY: this is the parent, or nothing was forked; it is the thread of PyOS_BeforeFork.
+    unsafe { ffi::PyOS_AfterFork_Parent() };
+    let child = forked.or_raise(py)?;
+    Ok(child.map_or((0, -1), |(pid, pidfd)| (pid, pidfd.into_raw_fd())))
+}

@@ -1,0 +1,223 @@
+//! Who waits for what, written down so that a deadlock is seen from outside.
+//!
+//! Each member's entry has a few records, one for each of its threads that has waited for a while.
+//! A record:
+//!
+//! | `thread` | `object` | meaning | changed by |
+//! | --- | --- | --- | --- |
+//! | 0 | any | free | a thread of the member, `thread` by compare-and-swap |
+//! | a thread | 0 | being filled in, or given back | that thread |
+//! | a thread | an object's word | it waits for that object, since `since` | that thread |
+//!
+//! They are for those who look, and nothing is decided by them: what is read may be a moment old.
+//! The records of a dead member count for nothing, and are emptied when its entry is used again.
+//! A thread that finds no free record waits unseen.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use procession_sys::thread;
+
+use crate::arena::{Arena, Shared};
+use crate::handle::{Handle, Kind};
+use crate::lock::RawLock;
+use crate::member::MemberId;
+use crate::once::RawOnce;
+use crate::rlock::RawRLock;
+use crate::rwlock::RawRwLock;
+use crate::slice;
+
+/// Threads of one member whose waits are seen.
+const RECORDS: usize = 16;
+/// A circle of more than that many is not looked for.
+const LONGEST_CIRCLE: usize = 64;
+
+/// One thread's wait.
+#[repr(C)]
+#[derive(Debug)]
+struct Record {
+    object: AtomicU64,
+    /// Nanoseconds of the machine's monotonic clock.
+    since: AtomicU64,
+    thread: AtomicU32,
+    /// Whether it ends by itself.
+    limited: AtomicU32,
+}
+
+/// The waits of one member's threads.
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct Waits([Record; RECORDS]);
+
+// SAFETY: repr(C), atomics only, no Drop; zeros are free records.
+unsafe impl Shared for Waits {}
+
+impl Waits {
+    /// Nobody waits any more: the entry has a new user.
+    pub(crate) fn clear(&self) {
+        for record in &self.0 {
+            record.object.store(0, Ordering::Relaxed);
+            record.thread.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A thread that has waited for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiter {
+    /// Its process.
+    pub member: MemberId,
+    /// The thread, by the kernel's id.
+    pub thread: u32,
+    /// What it waits for.
+    pub object: Handle,
+    /// Whether it gives up by itself after some time.
+    pub limited: bool,
+    since: u64,
+}
+
+impl Waiter {
+    /// A wait of the calling thread, which begins now.
+    pub fn beginning(member: MemberId, object: Handle, limited: bool) -> Waiter {
+        Waiter {
+            member,
+            thread: thread::id(),
+            object,
+            limited,
+            since: thread::monotonic_nanoseconds(),
+        }
+    }
+
+    /// How long it has waited.
+    pub fn waited(&self) -> Duration {
+        Duration::from_nanos(thread::monotonic_nanoseconds().saturating_sub(self.since))
+    }
+}
+
+/// The place where a wait is written down.
+#[derive(Debug)]
+#[must_use = "a wait that is not withdrawn is taken to go on"]
+pub struct Published(usize);
+
+impl Arena {
+    /// Writes down that the calling thread waits, unless too many of its process do.
+    pub fn publish_wait(&self, waiter: &Waiter) -> Option<Published> {
+        let waits = self.waits_of(waiter.member);
+        let index = waits.0.iter().position(|record| {
+            record
+                .thread
+                .compare_exchange(0, waiter.thread, Ordering::Acquire, Ordering::Relaxed)
+                .is_ok()
+        })?;
+        let record = &waits.0[index];
+        record.since.store(waiter.since, Ordering::Relaxed);
+        record
+            .limited
+            .store(u32::from(waiter.limited), Ordering::Relaxed);
+        // SYNC POINT: `since` and `limited` become visible with `object`; see `read_record`.
+        record
+            .object
+            .store(waiter.object.to_word(), Ordering::Release);
+        Some(Published(index))
+    }
+
+    /// The wait is over.
+    pub fn withdraw_wait(&self, waiter: &Waiter, published: Published) {
+        let Some(record) = self.waits_of(waiter.member).0.get(published.0) else {
+            return;
+        };
+        // In the child of a fork in the middle of a wait, the record is the parent's.
+        if waiter.thread == thread::id() && record.thread.load(Ordering::Relaxed) == waiter.thread {
+            record.object.store(0, Ordering::Release);
+            record.thread.store(0, Ordering::Release);
+        }
+    }
+
+    fn read_record(&self, member: MemberId, record: &Record) -> Option<Waiter> {
+        let thread = record.thread.load(Ordering::Acquire);
+        let word = record.object.load(Ordering::Acquire);
+        if thread == 0 || word == 0 {
+            return None;
+        }
+        let waiter = Waiter {
+            member,
+            thread,
+            object: self.handle_from_word(word)?,
+            limited: record.limited.load(Ordering::Relaxed) != 0,
+            since: record.since.load(Ordering::Relaxed),
+        };
+        let same = record.thread.load(Ordering::Acquire) == thread
+            && record.object.load(Ordering::Acquire) == word;
+        same.then_some(waiter)
+    }
+
+    fn waiters_of(&self, member: MemberId) -> impl Iterator<Item = Waiter> {
+        let waits = self.waits_of(member);
+        waits
+            .0
+            .iter()
+            .filter_map(move |record| self.read_record(member, record))
+    }
+
+    /// Those who are known to wait for an object, dead ones left out.
+    pub fn waiters_for(&self, object: Handle) -> Vec<Waiter> {
+        let mut found: Vec<Waiter> = self
+            .member_ids()
+            .flat_map(|member| self.waiters_of(member))
+            .filter(|waiter| waiter.object == object)
+            .collect();
+        found.retain(|waiter| !self.is_dead(waiter.member));
+        found.sort_by_key(|waiter| waiter.since);
+        found
+    }
+
+    /// The thread that holds a lock, if the object is a lock and one thread holds it: readers of a
+    /// reader-writer lock are not known by thread, and a slice may have many chunks.
+    pub fn holder_of(&self, object: Handle) -> Option<(MemberId, u32)> {
+        match self.kind(object).ok()? {
+            Kind::Lock => {
+                let lock: &RawLock = self.object(object, Kind::Lock).ok()?;
+                Some((lock.owner()?, lock.owner_thread()?))
+            }
+            Kind::RLock => {
+                let lock: &RawRLock = self.object(object, Kind::RLock).ok()?;
+                Some((lock.owner()?, lock.owner_thread()?))
+            }
+            Kind::RwLock => {
+                let lock: &RawRwLock = self.object(object, Kind::RwLock).ok()?;
+                lock.writing()
+            }
+            Kind::Once => {
+                let once: &RawOnce = self.object(object, Kind::Once).ok()?;
+                once.doing()
+            }
+            Kind::Chunks => slice::holder_of_only_chunk(self, object),
+            _ => None,
+        }
+    }
+
+    /// The circle of threads, each of which holds what the one before waits for, that begins and ends
+    /// with `waiter`; nothing if there is none.
+    ///
+    /// What is read was not read in one instant. A circle that is found twice, with some time in
+    /// between, was there: each of its waits has gone on all the while, and who waits lets go of
+    /// nothing. Only another process or thread than the holder can end it, where that is allowed.
+    pub fn circle(&self, waiter: &Waiter) -> Option<Vec<Waiter>> {
+        let mut circle = vec![*waiter];
+        let mut last = *waiter;
+        loop {
+            let (member, thread) = self.holder_of(last.object)?;
+            if (member, thread) == (waiter.member, waiter.thread) {
+                return Some(circle);
+            }
+            let known = |seen: &Waiter| (seen.member, seen.thread) == (member, thread);
+            if circle.len() == LONGEST_CIRCLE || circle.iter().any(known) {
+                return None;
+            }
+            last = self
+                .waiters_of(member)
+                .find(|waiter| waiter.thread == thread)?;
+            circle.push(last);
+        }
+    }
+}

@@ -1,0 +1,86 @@
+"""Processes that are forked while another thread imports a module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from conftest import Programs
+
+#: A module that takes long to load: {how long, seconds}.
+MODULE = """
+import threading, time
+loading = getattr(threading, "loading", None)
+if loading is not None:
+    loading.set()
+    if threading.current_thread().name == "loader":
+        time.sleep({seconds})
+from slow.inner import INNER
+VALUE = 7
+"""
+
+MAIN = """
+import threading, time
+import procession as mp
+
+def child(where):
+    import slow
+    print("child", slow.VALUE, slow.INNER, slow.inner.INNER, flush=True)
+
+def load():
+    import slow
+    print("loader", slow.VALUE, flush=True)
+
+if __name__ == "__main__":
+    threading.loading = threading.Event()
+    loader = threading.Thread(target=load, name="loader")
+    loader.start()
+    threading.loading.wait()
+    began = time.monotonic()
+    process = mp.get_context("fork").Process(target=child, args=("there",))
+    process.start()
+    waited = time.monotonic() - began
+    process.join(20)
+    print(process.exitcode)
+    loader.join()
+    print("waited" if waited > 1 else "waited less")
+"""
+
+
+def package(folder: Path, seconds: float) -> None:
+    slow = folder / "slow"
+    slow.mkdir()
+    (slow / "__init__.py").write_text(MODULE.format(seconds=seconds))
+    (slow / "inner.py").write_text("INNER = 3\n")
+
+
+@pytest.mark.parametrize("seconds", [0.3, 4])
+def test_a_child_imports_what_another_thread_was_importing(
+    run_program: Programs, tmp_path: Path, seconds: float
+) -> None:
+    package(tmp_path, seconds)
+    main = tmp_path / "main.py"
+    main.write_text(MAIN)
+    outcome = run_program(main).check()
+    lines = sorted(outcome.out.splitlines())
+    assert lines[:3] == ["0", "child 7 3 3", "loader 7"]
+    if seconds > 1:
+        assert lines[3] == "waited"
+
+
+def test_a_module_that_starts_a_process_while_it_is_imported(run_program: Programs, tmp_path: Path) -> None:
+    (tmp_path / "starter.py").write_text(
+        "import procession as mp\n"
+        "def child():\n"
+        "    import starter\n"
+        "    print('child', hasattr(starter, 'LAST'), flush=True)\n"
+        "process = mp.get_context('fork').Process(target=child)\n"
+        "process.start()\n"
+        "process.join(20)\n"
+        "LAST = True\n"
+    )
+    main = tmp_path / "main.py"
+    main.write_text("import threading, starter\nprint(starter.process.exitcode)\n")
+    # Its own thread's locks are the child's as well: it goes on with the module as it is.
+    assert run_program(main).check().out == "child False\n0\n"
