@@ -50,6 +50,7 @@ pub use procession_shm::{
     AllocError, ArenaError, ArenaStats, Gone, Handle, Kind, MemberId, MemberInfo, MembersFull,
     Patience, Role, Shared,
 };
+pub use procession_sys::clock;
 pub use queue::{Front, GetError, PutError, Queue, Records, TooManyDone};
 pub use rwlock::{Once, RwLock, Turn};
 pub use sync::{

@@ -3,13 +3,14 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::engine::readiness::{Message, Readiness, Room, Source};
-use crate::engine::{self, Block, Gone, Handle, Kind, Patience};
+use crate::engine::{self, Block, Gone, Handle, Kind, Patience, clock};
 use crate::error::{Error, Result};
 use crate::queue::{NotReceived, SendError, many, receive, send, send_each};
 use crate::values::Values;
@@ -21,6 +22,8 @@ const CAPACITY: u32 = 1024;
 /// How long to wait.
 const FOREVER: Option<Duration> = None;
 const NOT: Option<Duration> = Some(Duration::ZERO);
+/// Who waits looks for the dead meanwhile. Who never waits does so this often.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// A channel from a [`Sender`] to a [`Receiver`], which tells each when nobody is left at the other
 /// end.
@@ -65,25 +68,13 @@ pub(crate) fn pipe_of<T>(capacity: u32) -> Result<(Sender<T>, Receiver<T>)> {
     let queue = engine::Queue::new(NonZeroU32::new(capacity))?;
     let (sending, receiving) = (Block::zeroed(8)?, Block::zeroed(8)?);
     let (senders, receivers) = (sending.handle(), receiving.handle());
-    let sender = End {
-        queue: queue.clone(),
-        token: Some(sending),
-        side: senders,
-        peer: receivers,
-    };
-    let receiver = End {
-        queue,
-        token: Some(receiving),
-        side: receivers,
-        peer: senders,
-    };
     Ok((
         Sender {
-            end: sender,
+            end: End::new(queue.clone(), sending, receivers),
             value: PhantomData,
         },
         Receiver {
-            end: receiver,
+            end: End::new(queue, receiving, senders),
             value: PhantomData,
         },
     ))
@@ -142,11 +133,28 @@ struct End {
     side: Handle,
     /// The name of the other side's.
     peer: Handle,
+    /// When this end last looked for the dead.
+    looked: AtomicU64,
 }
 
 impl End {
+    fn new(queue: engine::Queue, token: Block, peer: Handle) -> End {
+        End {
+            queue,
+            side: token.handle(),
+            token: Some(token),
+            peer,
+            looked: clock::now().into(),
+        }
+    }
+
+    /// As of the last [`LOOK`], if it was killed.
     fn peer_is_there(&self) -> bool {
-        exists(self.peer)
+        if clock::since(self.looked.load(Ordering::Relaxed)) < LOOK {
+            return exists(self.peer);
+        }
+        self.looked.store(clock::now(), Ordering::Relaxed);
+        exists_for_the_living(self.peer)
     }
 }
 
@@ -218,6 +226,7 @@ impl Clone for End {
             token: self.token.clone(),
             side: self.side,
             peer: self.peer,
+            looked: self.looked.load(Ordering::Relaxed).into(),
         }
     }
 }
@@ -247,12 +256,7 @@ impl Serialize for End {
 impl<'de> Deserialize<'de> for End {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<End, D::Error> {
         let (Opened { queue, token }, peer) = <(Opened, [u8; 16])>::deserialize(deserializer)?;
-        Ok(End {
-            queue,
-            side: token.handle(),
-            token: Some(token),
-            peer: Handle::from_bytes(peer),
-        })
+        Ok(End::new(queue, token, Handle::from_bytes(peer)))
     }
 }
 

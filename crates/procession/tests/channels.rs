@@ -8,7 +8,7 @@ use procession::{
     Bytes, Connection, Event, Lock, Pool, Process, Queue, Receiver, Sender, StartMethod,
 };
 use serde::{Deserialize, Serialize};
-use support::{METHODS, ms, watched};
+use support::{METHODS, ms, until, watched};
 
 #[procession::test]
 fn values_go_through_a_queue_in_order_and_once() {
@@ -289,6 +289,45 @@ fn the_death_of_somebody_elses_child_ends_a_pipe() {
     let began = Instant::now();
     assert!(receiver.recv_timeout(ms(20_000)).unwrap_err().is_closed());
     assert!(began.elapsed() < ms(20_000), "{:?}", began.elapsed());
+    parent.kill().unwrap();
+    parent.wait();
+}
+
+#[procession::test]
+fn who_never_waits_learns_of_the_death_too() {
+    let _watched = watched();
+    let (here, there) = procession::duplex::<u32, u32>().unwrap();
+    let parent = Process::spawn(
+        |there: procession::Connection<u32, u32>| {
+            let child = Process::spawn(
+                |there: procession::Connection<u32, u32>| {
+                    there.send(std::process::id()).unwrap();
+                    std::thread::sleep(ms(60_000));
+                },
+                there,
+            );
+            // Never looked at again.
+            std::mem::forget(child.unwrap());
+            std::thread::sleep(ms(60_000));
+        },
+        there,
+    );
+    let parent = parent.unwrap();
+    let child = here.recv().unwrap();
+    let (sender, receiver) = here.split();
+    sender.try_send(1).unwrap();
+    assert!(receiver.try_recv().unwrap_err().is_empty());
+    let killed = std::process::Command::new("kill")
+        .args(["-9", &child.to_string()])
+        .status()
+        .unwrap();
+    assert!(killed.success());
+    let refused = until(ms(20_000), || sender.try_send(1).err()).unwrap();
+    assert!(refused.is_closed());
+    let end = until(ms(20_000), || {
+        receiver.try_recv().err().filter(|error| !error.is_empty())
+    });
+    assert!(end.unwrap().is_closed());
     parent.kill().unwrap();
     parent.wait();
 }
