@@ -24,6 +24,8 @@ has_suite() {
     esac
 }
 
+[ -z "${SECOND_TRY:-}" ] || options+=(--second-try)
+
 build_wheel
 status=0 ran=0
 found=$(venvs)

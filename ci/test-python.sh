@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The Python tests, with every Python that is found, three at a time: they wait more than they work. Arguments are passed
-# on to pytest. SIGABRT makes a run that hangs for good show the stacks of all its threads.
+# on to pytest. SIGABRT makes a run that hangs for good show the stacks of all its threads. With SECOND_TRY set, what
+# failed is tried once more by itself; .ci/run lists it then.
 source "$(dirname "$0")/environment.sh"
 build_wheel
 found=$(venvs)
@@ -11,11 +12,17 @@ done
 
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
-run() {
+tests() {
     local venv=$1
     shift
-    section "Python tests, $("$venv/bin/python" --version)" \
-        timeout --signal=ABRT --kill-after=10 1200 "$venv/bin/python" -m pytest "$@"
+    timeout --signal=ABRT --kill-after=10 1200 "$venv/bin/python" -m pytest \
+        -o cache_dir=".pytest_cache/$(basename "$venv")" "$@"
+}
+run() {
+    local python
+    python=$("$1/bin/python" --version)
+    section "Python tests, $python" tests "$@" && return
+    [ -n "${SECOND_TRY:-}" ] && section "Second try, $python" tests "$@" --last-failed --last-failed-no-failures none
 }
 
 status=0

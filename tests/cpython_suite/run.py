@@ -81,6 +81,9 @@ class ClassResult:
     def count(self) -> Counter[str]:
         return Counter(status for status, _ in self.outcomes.values())
 
+    def is_well(self) -> bool:
+        return not self.problems and self.count().keys() <= {"passed", "skipped"}
+
 
 class Suite:
     """The tests for one start method."""
@@ -309,6 +312,10 @@ def run_method(standin: StandIn, method: str, options: argparse.Namespace) -> tu
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as threads:
         for result in threads.map(suite.run_class, selected.keys(), selected.values()):
             tell(result)
+            if options.second_try and not result.is_well():
+                result = suite.run_class(result.name, selected[result.name])
+                print(f"    second try of {result.name} by {method}: {'ok' if result.is_well() else 'FAILED'}")
+                tell(result)
             results.append(result)
     total = sum((result.count() for result in results), Counter[str]())
     print(row("all", total, sum(result.left_out for result in results), time.monotonic() - began))
@@ -337,6 +344,7 @@ def main() -> int:
         "--limit", type=float, default=90, metavar="S", help="a test may take this long (default: %(default)s s)"
     )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="run N classes at the same time")
+    parser.add_argument("--second-try", action="store_true", help="run a class once more in which something failed")
     parser.add_argument(
         "--standard",
         action="store_true",
