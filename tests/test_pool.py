@@ -691,6 +691,18 @@ def test_workers_that_die_at_start_break_the_pool(ctx: Any) -> None:
     pool.join()
 
 
+def test_the_cause_of_a_death_is_known_whoever_waits_for_the_process(ctx: Any) -> None:
+    for _ in range(5):
+        with ctx.Pool(2, kill_self) as pool:
+            result = pool.apply_async(square, (1,))
+            deadline = time.monotonic() + LIMIT
+            while not result.ready() and time.monotonic() < deadline:
+                procession.active_children()
+            with pytest.raises(PoolBroken, match="SIGKILL"):
+                result.get(LIMIT)
+        pool.join()
+
+
 def test_terminate_tells_everybody_who_waits(ctx: Any) -> None:
     pool = ctx.Pool(2)
     outcomes: list[BaseException] = []

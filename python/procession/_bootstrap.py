@@ -29,8 +29,10 @@ def run(child: process.BaseProcess, parent_sentinel: int | None, *, forked: bool
     try:
         _enter(child, parent_sentinel, forked)
         util.info("child process calling self.run()")
-        _interrupts.raising()
-        _interrupts.prepare_executor_worker(child)
+        if not forked:
+            _interrupts.raising()
+        if "concurrent.futures.process" in sys.modules:
+            _interrupts.prepare_executor_worker(child)
         if held is not None:
             _interrupts.allow(held)
         child.run()
@@ -44,6 +46,9 @@ def run(child: process.BaseProcess, parent_sentinel: int | None, *, forked: bool
     util.info("process exiting with exitcode %d", code)
     util._flush_std_streams()
     return code
+
+
+process._run = run
 
 
 def end(code: int, seat: int | None = None) -> NoReturn:
@@ -68,10 +73,12 @@ def _enter(child: process.BaseProcess, parent_sentinel: int | None, forked: bool
     process._become(child, parent_sentinel)
     if forked:
         forget_parent()
-    atexit.unregister(util._exit_function)
+    else:
+        atexit.unregister(util._exit_function)
     atexit.register(util._exit_function)
     _beside.adopt(child, process._parent_process, _standard_key, forked=forked)
-    _name_log_records()
+    if "logging" in sys.modules:
+        _name_log_records()
     if child.daemon and child._parent_pid is not None:
         _procession.die_with(child._parent_pid)
 

@@ -176,15 +176,16 @@ class ApplyResult:
     _error_callback: Callback = None
     #: Whether the job has one task.
     _single = True
+    # Until there is a result; there are often very many of these objects.
+    _done = False
+    _success = False
+    _value: Any = None
 
     def __init__(self, pool: Any, job: Any, function: object) -> None:
         # Keeps the pool, which ends its workers when it is collected.
         self._pool = pool
         self._job = job
         self._function = function
-        self._done = False
-        self._success = False
-        self._value: Any = None
 
     def ready(self) -> bool:
         """Return whether the call has completed."""

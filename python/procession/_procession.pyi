@@ -87,8 +87,11 @@ def fork(seat: int) -> tuple[int, int]:
 def leave() -> None:
     """Leave the family: this process ends in good order, and what it holds goes back."""
 
-def reap(seat: int) -> None:
-    """Give back what a child held that was seen to have ended. Harmless if that was done."""
+def reap(seat: int, code: int | None = None) -> None:
+    """Give back what a child held that was seen to have ended, with this exit code if that is known.
+
+    Harmless if that was done.
+    """
 
 def note_exit(seat: int, code: int) -> None:
     """Write down how a child ended, for whoever is not its parent: its exit code, or a signal's number below zero."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import _thread
 import builtins
 import os
 import sys
 import threading
 import warnings
 
-from . import _bootstrap, _imports, _interrupts, _procession, reduction, util
+from . import _bootstrap, _imports, _interrupts, _null_input, _procession, process, reduction, util
 from ._limits import explained
 from ._pidfd import open_pidfd as open_pidfd
 from ._pidfd import pidfd_of_parent, wait_readable
@@ -69,8 +70,9 @@ class Popen:
         if self.returncode is None and wait_readable(self.sentinel, timeout):
             with self._reaping:
                 if self.returncode is None:
-                    self.returncode = self._collect()
-                    _procession.reap(self._seat)
+                    code = self._collect()
+                    self.returncode = 255 if code is None else code
+                    _procession.reap(self._seat, code)
         return self.returncode
 
     def terminate(self) -> None:
@@ -98,21 +100,26 @@ class Popen:
             except ProcessLookupError:
                 pass
 
-    def _collect(self) -> int:
-        """Take the exit code of the ended child."""
+    def _collect(self) -> int | None:
+        """Take the exit code of the ended child, if anybody knows it."""
         try:
             _pid, status = os.waitpid(self.pid, 0)
         except ChildProcessError:
             # The program waited for it, or ignores SIGCHLD. The child left word if it could.
-            noted = _procession.exit_status(self._seat)
-            return 255 if noted is None else noted
+            return _procession.exit_status(self._seat)
         return os.waitstatus_to_exitcode(status)
 
     def _launch(self, process_obj: BaseProcess) -> None:
         parent = os.getpid()
         _check_fork()
-        _imports.wait_for_others()
+        # Each function that is called has its memory copied for this process and the child: so few are.
+        if _imports._locks:
+            _imports.wait_for_others()
         reduction.before_fork()
+        if util._null_input is None:
+            _null_input.prepare()
+        if process._seen_by_children is None:
+            process._prepare_for_fork()
         held = _interrupts.hold()
         try:
             pid, pidfd = _procession.fork(self._seat)
@@ -150,7 +157,7 @@ def _check_fork() -> None:
     sys.audit("os.fork")
     if sys.is_finalizing():
         raise _FinalizationError("can't fork at interpreter shutdown")
-    if sys.version_info >= (3, 12) and threading.active_count() > 1 and _has_threads():
+    if sys.version_info >= (3, 12) and _thread._count() > 0 and _has_threads():
         try:
             warnings.warn(
                 f"This process (pid={os.getpid()}) is multi-threaded, use of fork() may lead to deadlocks in the "

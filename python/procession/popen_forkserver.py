@@ -109,11 +109,9 @@ class Popen(popen_spawn_posix.Popen):
         finally:
             os.close(fds[0])
 
-    def _collect(self) -> int:
+    def _collect(self) -> int | None:
         noted = _procession.exit_status(self._seat)
-        if noted is None:
-            noted = forkserver._forkserver.exit_status(self._seat)
-        return 255 if noted is None else noted
+        return forkserver._forkserver.exit_status(self._seat) if noted is None else noted
 
 
 def _is_open(fd: int) -> bool:

@@ -152,8 +152,9 @@ class BaseProcess:
         Raises:
             AssertionError: if it was not started, or not by this process.
         """
-        self._check_closed()
-        popen = self._started("join")
+        popen = self._popen
+        if popen is None or self._closed or self._parent_pid != os.getpid() or self is _current_process:
+            popen = self._started("join")
         if popen.wait(timeout) is not None:
             _children.discard(self)
 
@@ -198,6 +199,8 @@ class BaseProcess:
         if not isinstance(name, str):
             raise AssertionError(f"name must be a string, not {type(name).__name__}")
         self._name = name
+        if self is _current_process:
+            _forget_what_children_see()
 
     @property
     def daemon(self) -> bool:
@@ -311,9 +314,8 @@ class BaseProcess:
         self, parent_sentinel: int | None = None, *, forked: bool = False, held: set[Any] | None = None
     ) -> int:
         """Become this process: run, clean up, and return the exit code."""
-        from . import _bootstrap
-
-        return _bootstrap.run(self, parent_sentinel, forked=forked, held=held)
+        code: int = _run(self, parent_sentinel, forked=forked, held=held)
+        return code
 
 
 class AuthenticationString(bytes):
@@ -333,7 +335,7 @@ class AuthenticationString(bytes):
 class _ParentProcess(BaseProcess):
     """The process that started this one."""
 
-    def __init__(self, name: str | None, pid: int | None, sentinel: int | None) -> None:
+    def __init__(self, name: str | None, pid: int | None) -> None:
         self._identity = ()
         self._name = name or "unknown"
         self._pid = pid
@@ -341,8 +343,6 @@ class _ParentProcess(BaseProcess):
         self._popen = None
         self._closed = False
         self._config = {}
-        if sentinel is not None:
-            self._sentinel = sentinel
 
     def is_alive(self) -> bool:
         """Return whether the parent still runs."""
@@ -383,10 +383,16 @@ class _MainProcess(BaseProcess):
 
 
 _parent_process: _ParentProcess | None = None
+#: This process as its next forked child sees it.
+_seen_by_children: _ParentProcess | None = None
 _current_process: BaseProcess = _MainProcess()
 _process_counter: Iterator[int] = itertools.count(1)
 _children: set[BaseProcess] = set()
 _dangling: WeakSet[BaseProcess] = WeakSet()
+
+#: What a child does: `_bootstrap.run`, which that module puts here. An import statement would cost a
+#: forked child more than all that it does in this module.
+_run: Any = None
 
 _exitcode_to_name: dict[int, str] = {
     -number: f"-{name}" for name, number in signal.__dict__.items() if name[:3] == "SIG" and "_" not in name
@@ -395,11 +401,28 @@ _exitcode_to_name: dict[int, str] = {
 
 def _become(process: BaseProcess, parent_sentinel: int | None) -> None:
     """Set who we are, at the start of a child."""
-    global _children, _current_process, _parent_process, _process_counter
+    global _children, _current_process, _parent_process, _process_counter, _seen_by_children
     _process_counter = itertools.count(1)
     _children = set()
     _current_process = process
-    _parent_process = _ParentProcess(process._parent_name, process._parent_pid, parent_sentinel)
+    parent, _seen_by_children = _seen_by_children, None
+    # One that an `os.fork` has left behind is somebody else's.
+    if parent is None or parent._pid != process._parent_pid:
+        parent = _ParentProcess(process._parent_name, process._parent_pid)
+    if parent_sentinel is not None:
+        parent._sentinel = parent_sentinel
+    _parent_process = parent
+
+
+def _prepare_for_fork() -> None:
+    """Make now what a forked child would have to make: each page of memory that it writes to is a copy first."""
+    global _seen_by_children
+    _seen_by_children = _ParentProcess(_current_process._name, os.getpid())
+
+
+def _forget_what_children_see() -> None:
+    global _seen_by_children
+    _seen_by_children = None
 
 
 def _after_fork_in_child() -> None:

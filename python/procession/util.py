@@ -224,7 +224,8 @@ def _after_fork() -> None:
     global _exiting
     _exiting = False
     _finalizer_registry.clear()
-    _run_after_forkers()
+    if _afterfork_registry.data:  # type: ignore[attr-defined]
+        _run_after_forkers()
 
 
 class ForkAwareThreadLock:
@@ -417,9 +418,22 @@ def _flush_std_streams() -> None:
             pass  # closed, replaced by something odd, or taken away
 
 
+#: An empty standard input for the next forked child, if one was made: see `_null_input.py`.
+_null_input: Any = None
+_parents_input: Any = None
+
+
 def _close_stdin() -> None:
     """Give a child an empty standard input: the terminal is its parent's to read."""
+    global _null_input, _parents_input
     if sys.stdin is None:
+        return
+    if _null_input is not None and sys.stdin is sys.__stdin__:
+        # Out of reach, and never touched again: to close it would take longer than what `_bootstrap` does besides.
+        _parents_input = sys.stdin
+        # The empty one is not the next child's too, which would be ours.
+        sys.stdin = sys.__stdin__ = _null_input  # type: ignore[misc]
+        _null_input = None
         return
     try:
         sys.stdin.close()

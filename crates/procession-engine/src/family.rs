@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -363,11 +363,29 @@ pub fn note_exit(seat: Seat, status: i32) {
     }
 }
 
-/// What [`note_exit`] wrote down for this child, if it did yet.
+/// What [`note_exit`] wrote down for this child, if it did yet, or [`collected`] in this process.
 pub fn exit_status(seat: Seat) -> Option<i32> {
-    FAMILY
-        .get()
-        .and_then(|family| family.arena.exit_status(seat.0))
+    let collected = COLLECTED.iter().find_map(|word| {
+        let word = word.load(Ordering::SeqCst);
+        ((word >> 32) as u32 == seat.0.to_raw()).then_some(word as u32 as i32)
+    });
+    collected.or_else(|| {
+        let family = FAMILY.get()?;
+        family.arena.exit_status(seat.0)
+    })
+}
+
+/// The seats (32 bits) and statuses of the last children that this process has waited for.
+static COLLECTED: [AtomicU64; 256] = [const { AtomicU64::new(0) }; 256];
+static COLLECTED_NEXT: AtomicUsize = AtomicUsize::new(0);
+
+/// This process has waited for a child, which ended in this way: an exit code, or a signal's number below
+/// zero. To be called before [`reap`]: somebody else here may be about to ask, and the kernel has forgotten
+/// by now, as the table will have.
+pub fn collected(seat: Seat, status: i32) {
+    let at = COLLECTED_NEXT.fetch_add(1, Ordering::Relaxed) % COLLECTED.len();
+    let word = u64::from(seat.0.to_raw()) << 32 | u64::from(status as u32);
+    COLLECTED[at].store(word, Ordering::SeqCst);
 }
 
 extern "C" fn before_fork() {

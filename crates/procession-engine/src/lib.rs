@@ -37,9 +37,9 @@ mod zygote;
 pub use connection::{Connection, ReceivedInto, RecvError, SendError, pair};
 pub use exit_status::ExitStatus;
 pub use family::{
-    Family, FamilyError, Seat, cancel_child, child_started, exit_status, family, fork_child,
-    fork_done, fork_spare, fork_with, join_family, leave, leave_at_end, lend_to, note_exit,
-    prepare_child, reap, release_dead, take_seat,
+    Family, FamilyError, Seat, cancel_child, child_started, collected, exit_status, family,
+    fork_child, fork_done, fork_spare, fork_with, join_family, leave, leave_at_end, lend_to,
+    note_exit, prepare_child, reap, release_dead, take_seat,
 };
 pub use make_error::MakeError;
 pub use message::{Block, Cell, Message, Outgoing, Parcel};

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use procession_engine::pool::{
-    HEADER, LaunchError, Launched, Launcher, Options, Pool, Reply, Submission, TaskOptions, Worker,
+    HEADER, LaunchError, Launched, Launcher, Options, Pool, Reply, ShortTask, Submission,
+    TaskOptions, Worker,
 };
 use procession_engine::{ExitStatus, Handle, Patience, Role};
 use procession_shm::crash::{POINTS, arm};
@@ -56,9 +57,14 @@ impl Launcher for Doomed {
 fn work(mut worker: Worker, parent: u32) -> i32 {
     worker.ready();
     let mut orphaned = move || process::parent_id() != parent;
+    let mut short = ShortTask::default();
     loop {
         let mut patience = Patience::forever().with_interrupt(&mut orphaned);
-        let Ok(Some(mut task)) = worker.next(&mut patience) else {
+        let mut task = if worker.take_short(&mut short) {
+            short.to_task()
+        } else if let Ok(Some(task)) = worker.next(&mut patience) {
+            task
+        } else {
             return 0;
         };
         let mut bytes = vec![0; HEADER];
@@ -73,7 +79,7 @@ fn work(mut worker: Worker, parent: u32) -> i32 {
             buffers: &buffers,
             ..Submission::bytes(&mut bytes)
         };
-        worker.finish(&task, result).expect("has memory");
+        worker.finish(task.id(), result).expect("has memory");
         // Both workers shall have their share.
         std::thread::sleep(Duration::from_micros(200));
     }

@@ -118,10 +118,15 @@ pub(crate) fn leave(py: Python<'_>) {
     engine::leave();
 }
 
-/// A child was seen to have ended: what it held goes back.
+/// A child was seen to have ended, with this exit code if that is known: what it held goes back.
 #[pyfunction]
-pub(crate) fn reap(seat: u64) -> PyResult<()> {
-    engine::reap(self::seat(seat)?.member());
+#[pyo3(signature = (seat, code = None))]
+pub(crate) fn reap(seat: u64, code: Option<i32>) -> PyResult<()> {
+    let seat = self::seat(seat)?;
+    if let Some(code) = code {
+        engine::collected(seat, code);
+    }
+    engine::reap(seat.member());
     Ok(())
 }
 

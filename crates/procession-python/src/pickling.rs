@@ -313,10 +313,46 @@ impl Outside {
     }
 }
 
+/// An object that is written directly, in a word at most.
+pub(crate) struct Scalar {
+    tag: u32,
+    word: [u8; Scalar::LONGEST],
+    length: usize,
+}
+
+impl Scalar {
+    pub(crate) const LONGEST: usize = 8;
+
+    #[inline]
+    pub(crate) fn of(object: &Bound<'_, PyAny>) -> Option<Scalar> {
+        let (tag, word, length) = if object.is_exact_instance_of::<PyInt>() {
+            // One that is too large is pickled.
+            (tag::INT, object.extract::<i64>().ok()?.to_le_bytes(), 8)
+        } else if object.is_none() {
+            (tag::NONE, [0; 8], 0)
+        } else if let Ok(number) = object.cast_exact::<PyFloat>() {
+            (tag::FLOAT, number.value().to_le_bytes(), 8)
+        } else if let Ok(truth) = object.cast_exact::<PyBool>() {
+            (tag::BOOL, u64::from(truth.is_true()).to_le_bytes(), 1)
+        } else {
+            return None;
+        };
+        Some(Scalar { tag, word, length })
+    }
+
+    #[inline]
+    pub(crate) fn tag(&self) -> u32 {
+        self.tag
+    }
+
+    #[inline]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.word[..self.length]
+    }
+}
+
 enum Body<'py> {
-    Nothing,
-    Word([u8; 8]),
-    Bool(bool),
+    Scalar(Scalar),
     Bytes(Bound<'py, PyBytes>),
     Str(Bound<'py, PyString>),
 }
@@ -371,13 +407,8 @@ impl<'py> Encoded<'py> {
     /// Encodes one of the objects that are written directly.
     #[inline]
     pub(crate) fn direct(object: &Bound<'py, PyAny>) -> Option<Encoded<'py>> {
-        if object.is_exact_instance_of::<PyInt>() {
-            // One that is too large is pickled.
-            if let Ok(number) = object.extract::<i64>() {
-                return Some(Encoded::plain(tag::INT, Body::Word(number.to_le_bytes())));
-            }
-        } else if object.is_none() {
-            return Some(Encoded::plain(tag::NONE, Body::Nothing));
+        if let Some(scalar) = Scalar::of(object) {
+            return Some(Encoded::plain(scalar.tag, Body::Scalar(scalar)));
         } else if let Ok(text) = object.cast_exact::<PyString>() {
             // One with lone surrogates is pickled.
             if text.to_str().is_ok() {
@@ -390,13 +421,6 @@ impl<'py> Encoded<'py> {
                 tag::LARGE_BYTES
             };
             return Some(Encoded::plain(tag, Body::Bytes(bytes.clone())));
-        } else if let Ok(number) = object.cast_exact::<PyFloat>() {
-            return Some(Encoded::plain(
-                tag::FLOAT,
-                Body::Word(number.value().to_le_bytes()),
-            ));
-        } else if let Ok(truth) = object.cast_exact::<PyBool>() {
-            return Some(Encoded::plain(tag::BOOL, Body::Bool(truth.is_true())));
         }
         None
     }
@@ -482,8 +506,7 @@ impl<'py> Encoded<'py> {
     #[inline]
     pub(crate) fn size(&self) -> usize {
         let body = match &self.body {
-            Body::Nothing => 0,
-            Body::Word(_) | Body::Bool(_) => 8,
+            Body::Scalar(scalar) => scalar.length,
             Body::Bytes(bytes) => bytes.as_bytes().len(),
             Body::Str(text) => text.to_str().map_or(0, str::len),
         };
@@ -494,10 +517,7 @@ impl<'py> Encoded<'py> {
     #[inline]
     pub(crate) fn send<R>(&self, send: impl FnOnce(&Outgoing<'_>) -> R) -> R {
         let bytes: &[u8] = match &self.body {
-            Body::Nothing => &[],
-            Body::Word(word) => word,
-            Body::Bool(false) => &[0],
-            Body::Bool(true) => &[1],
+            Body::Scalar(scalar) => scalar.bytes(),
             Body::Bytes(bytes) => bytes.as_bytes(),
             Body::Str(text) => text.to_str().unwrap_or_default().as_bytes(),
         };

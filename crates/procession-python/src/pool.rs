@@ -34,7 +34,7 @@ use crate::wait;
 
 /// What a task is: the constants of `procession._pool_results`.
 pub(crate) mod kind {
-    /// The call of a function with a tuple of arguments.
+    /// The call of a function with a tuple of arguments, or with None for no arguments.
     pub(crate) const CALL: u32 = 0;
     /// With one argument.
     pub(crate) const ITEM: u32 = 1;
@@ -374,6 +374,8 @@ impl PoolCore {
             };
             if !kwds.is_truthy()? {
                 return match args.len() {
+                    // Without arguments there is nothing to pickle.
+                    0 => Ok((kind::CALL, Encoded::of(py.None().bind(py))?)),
                     1 => Ok((kind::ITEM, Encoded::of(&args.get_item(0)?)?)),
                     _ => Ok((kind::CALL, Encoded::of(args.as_any())?)),
                 };

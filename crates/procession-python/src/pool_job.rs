@@ -1,8 +1,8 @@
 //! `JobCore`: tasks that belong together, and their replies.
 
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use procession_engine::pool::{HEADER, Job, Loss, Reply};
@@ -40,6 +40,9 @@ pub(crate) struct JobCore {
     /// Of the only task.
     outcome: Mutex<Option<Outcome>>,
     settled: Condvar,
+    /// Threads that wait for `settled`; changes while `outcome` is locked. A notification that nobody
+    /// waits for is a system call all the same.
+    waiting: AtomicUsize,
     submitted: AtomicU64,
     task_bytes: AtomicU64,
     replies: AtomicU64,
@@ -50,7 +53,8 @@ pub(crate) struct JobCore {
 /// How fast replies come, to who takes many.
 #[derive(Debug)]
 struct Pace {
-    began: Instant,
+    /// When the first were taken.
+    began: OnceLock<Instant>,
     /// When some were last taken: nanoseconds since then.
     last: AtomicU64,
     /// Nanoseconds from one to the next, lately; 0 if that is not known.
@@ -67,7 +71,7 @@ impl Pace {
 
     fn new() -> Pace {
         Pace {
-            began: Instant::now(),
+            began: OnceLock::new(),
             last: AtomicU64::new(0),
             gap: AtomicU64::new(0),
         }
@@ -77,7 +81,12 @@ impl Pace {
         if taken == 0 {
             return;
         }
-        let now = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let Some(began) = self.began.get() else {
+            // How long these took nobody knows.
+            let _ = self.began.set(Instant::now());
+            return;
+        };
+        let now = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let last = self.last.swap(now, Ordering::Relaxed);
         let new = now.saturating_sub(last) / taken as u64;
         let old = self.gap.load(Ordering::Relaxed);
@@ -103,6 +112,7 @@ impl JobCore {
             job,
             outcome: Mutex::new(None),
             settled: Condvar::new(),
+            waiting: AtomicUsize::new(0),
             submitted: AtomicU64::new(0),
             task_bytes: AtomicU64::new(0),
             replies: AtomicU64::new(0),
@@ -120,7 +130,10 @@ impl JobCore {
     fn settle(&self, outcome: Outcome) {
         // Locked for a moment, and nothing of Python happens meanwhile.
         *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
-        self.settled.notify_all();
+        // Who looked before this has counted itself: the lock says so.
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            self.settled.notify_all();
+        }
     }
 
     fn outcome(&self, py: Python<'_>) -> Option<Outcome> {
@@ -420,9 +433,11 @@ impl JobCore {
                     }
                     py.detach(|| {
                         let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+                        self.waiting.fetch_add(1, Ordering::Relaxed);
                         let wait = self
                             .settled
                             .wait_timeout_while(outcome, SLICE, |outcome| outcome.is_none());
+                        self.waiting.fetch_sub(1, Ordering::Relaxed);
                         drop(wait);
                     });
                     py.check_signals()?;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use procession_engine::pool::{AttachError, HEADER, Submission, Task, Worker};
+use procession_engine::pool::{AttachError, HEADER, ShortTask, Submission, Task, TaskId, Worker};
 use procession_engine::{Handle, Message, Parcel};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -12,7 +12,7 @@ use pyo3::types::{PyBytes, PyDict, PyTuple};
 use crate::arguments::{HandleBytes, Timeout};
 use crate::error::{self, OrRaise, Raise};
 use crate::imported::Imported;
-use crate::pickling::{self, Encoded};
+use crate::pickling::{self, Encoded, Scalar};
 use crate::pool::{bits, kind};
 use crate::pool_job::{DONE, FAILED};
 use crate::wait;
@@ -31,6 +31,8 @@ pub(crate) struct WorkerCore {
     functions: HashMap<Vec<u8>, Py<PyAny>>,
     /// The one that was called last, if it is kept.
     last: Option<(Vec<u8>, Py<PyAny>)>,
+    /// Where short tasks lie.
+    short: Box<ShortTask>,
     /// What results are put together in.
     bytes: Vec<u8>,
 }
@@ -61,6 +63,7 @@ impl WorkerCore {
             worker: Some(worker),
             functions: HashMap::new(),
             last: None,
+            short: Box::default(),
             bytes: Vec::new(),
         })
     }
@@ -98,21 +101,29 @@ impl WorkerCore {
             not_sent,
         };
         let dumps = py.import("procession.reduction")?.getattr("dumps_result")?;
-        while let Some(mut task) = self.next(py)? {
+        loop {
+            let task = if self.take_short()? {
+                if let Some(outcome) = self.perform_short(py) {
+                    self.answer(py, self.short.id(), outcome, &words, &dumps)?;
+                    py.check_signals()?;
+                    continue;
+                }
+                Some(self.short.to_task())
+            } else {
+                self.next(py)?
+            };
+            let Some(mut task) = task else { return Ok(()) };
             let outcome = self.perform(py, &mut task);
             task.discard();
-            self.answer(py, &task, outcome, &words, &dumps)?;
+            self.answer(py, task.id(), outcome, &words, &dumps)?;
             py.check_signals()?;
         }
-        Ok(())
     }
 }
 
 impl WorkerCore {
     fn worker(&mut self) -> PyResult<&mut Worker> {
-        self.worker
-            .as_mut()
-            .ok_or_else(|| PyRuntimeError::new_err("this worker has ended"))
+        self.worker.as_mut().ok_or_else(ended)
     }
 
     fn next(&mut self, py: Python<'_>) -> PyResult<Option<Task>> {
@@ -125,6 +136,31 @@ impl WorkerCore {
                 .unwrap_or_default(),
         };
         Ok(task)
+    }
+
+    fn take_short(&mut self) -> PyResult<bool> {
+        let worker = self.worker.as_mut().ok_or_else(ended)?;
+        Ok(worker.take_short(&mut self.short))
+    }
+
+    /// Does a short task that is one call of the last function, with an item that was written directly.
+    fn perform_short<'py>(&self, py: Python<'py>) -> Option<Outcome<'py>> {
+        let tag = self.short.tag();
+        let (known, function) = self.last.as_ref()?;
+        let (length, rest) = self.short.payload().split_first_chunk::<4>()?;
+        let (name, item) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        let what = what(tag);
+        if tag & bits::CACHED == 0 || !matches!(what, kind::CALL | kind::ITEM) || name != known {
+            return None;
+        }
+        let read = |into: &mut [u8]| into.copy_from_slice(item);
+        let item = pickling::decode_directly(py, tag & bits::CODEC, item.len(), read)?;
+        // The function may end up in the place of another one while it runs.
+        let function = function.bind(py).clone();
+        Some(match call(&function, what, item) {
+            Ok(value) => Outcome::Value(value),
+            Err(error) => Outcome::Failed(error, function),
+        })
     }
 
     fn perform<'py>(&mut self, py: Python<'py>, task: &mut Task) -> Outcome<'py> {
@@ -161,7 +197,7 @@ impl WorkerCore {
         let function = self.function(py, name, tag)?;
         message.tag = tag & bits::CODEC;
         let payload = pickling::decode_from(py, message, HEADER + 4 + length)?;
-        Ok((function, tag >> bits::WHAT & bits::WHAT_MASK, payload))
+        Ok((function, what(tag), payload))
     }
 
     fn function<'py>(
@@ -203,7 +239,7 @@ impl WorkerCore {
     fn answer<'py>(
         &mut self,
         py: Python<'py>,
-        task: &Task,
+        task: TaskId,
         outcome: Outcome<'py>,
         words: &Words<'_, 'py>,
         dumps: &Bound<'py, PyAny>,
@@ -222,10 +258,20 @@ impl WorkerCore {
     fn send<'py>(
         &mut self,
         py: Python<'py>,
-        task: &Task,
+        task: TaskId,
         value: &Bound<'py, PyAny>,
         dumps: &Bound<'py, PyAny>,
     ) -> PyResult<()> {
+        if let Some(scalar) = Scalar::of(value) {
+            let mut result = [0; HEADER + Scalar::LONGEST];
+            let end = HEADER + scalar.bytes().len();
+            result[HEADER..end].copy_from_slice(scalar.bytes());
+            let result = Submission {
+                tag: scalar.tag() | DONE << bits::WHAT,
+                ..Submission::bytes(&mut result[..end])
+            };
+            return self.worker()?.finish(task, result).or_raise(py);
+        }
         let encoded = Encoded::of_with(value, dumps)?;
         let large = encoded.size() >= pickling::WORTH_DETACHING;
         let mut bytes = std::mem::take(&mut self.bytes);
@@ -252,7 +298,7 @@ impl WorkerCore {
         sent
     }
 
-    fn send_failure(&mut self, py: Python<'_>, task: &Task, words: &[u8]) -> PyResult<()> {
+    fn send_failure(&mut self, py: Python<'_>, task: TaskId, words: &[u8]) -> PyResult<()> {
         let worker = self.worker()?;
         let mut bytes = failure(words);
         loop {
@@ -268,6 +314,15 @@ impl WorkerCore {
             bytes.truncate(HEADER);
         }
     }
+}
+
+fn ended() -> PyErr {
+    PyRuntimeError::new_err("this worker has ended")
+}
+
+/// What kind of call a task's tag says.
+fn what(tag: u32) -> u32 {
+    tag >> bits::WHAT & bits::WHAT_MASK
 }
 
 fn failure(words: &[u8]) -> Vec<u8> {
@@ -302,6 +357,7 @@ fn call<'py>(
     static STAR_MAP: Imported = Imported::new("itertools", "starmap");
     let py = function.py();
     match what {
+        kind::CALL if payload.is_none() => function.call0(),
         kind::CALL => function.call1(payload.cast_into::<PyTuple>()?),
         kind::ITEM => function.call1((payload,)),
         kind::STAR_ITEM => function.call1(PyTuple::new(

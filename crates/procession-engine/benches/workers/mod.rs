@@ -36,7 +36,7 @@ fn run(pool: Handle, slot: u32, parent: u32) -> i32 {
             Ok(Some(task)) => {
                 let mut result = message(task.payload());
                 worker
-                    .finish(&task, Submission::bytes(&mut result))
+                    .finish(task.id(), Submission::bytes(&mut result))
                     .expect("has memory");
             }
             Ok(None) | Err(WaitError::Interrupted) => return 0,

@@ -61,7 +61,7 @@ pub use job::{Cancelled, Job, JobNews};
 pub use jobs::{State, Totals};
 pub use procession_shm::pool_state::Phase;
 pub use wire::HEADER;
-pub use worker::{Task, Worker};
+pub use worker::{ShortTask, Task, TaskId, Worker};
 
 use crate::exit_status::ExitStatus;
 use crate::family::Seat;

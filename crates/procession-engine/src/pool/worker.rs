@@ -45,17 +45,79 @@ pub struct Worker {
 /// When there is no memory for a word to the parent it is tried again after this.
 const AGAIN: Duration = Duration::from_millis(10);
 
+/// Bytes of the longest task that [`Worker::take_short`] takes, the engine's header included.
+const SHORT: usize = 256;
+
+/// Which task it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TaskId {
+    job: u64,
+    index: u64,
+}
+
+/// A task of few bytes and nothing else, in a worker's hands: the place for it, used again and again.
+#[derive(Debug)]
+pub struct ShortTask {
+    id: TaskId,
+    tag: u32,
+    length: usize,
+    bytes: [u8; SHORT],
+}
+
+impl Default for ShortTask {
+    fn default() -> ShortTask {
+        ShortTask {
+            id: TaskId::default(),
+            tag: 0,
+            length: 0,
+            bytes: [0; SHORT],
+        }
+    }
+}
+
+impl ShortTask {
+    /// Which task it is.
+    pub fn id(&self) -> TaskId {
+        self.id
+    }
+
+    /// The tag it was submitted with.
+    pub fn tag(&self) -> u32 {
+        self.tag
+    }
+
+    /// Its bytes, without the engine's header.
+    pub fn payload(&self) -> &[u8] {
+        self.bytes.get(HEADER..self.length).unwrap_or_default()
+    }
+
+    /// The same task as any other.
+    pub fn to_task(&self) -> Task {
+        let mut message = Message::plain(self.bytes[..self.length].to_vec());
+        message.tag = self.tag;
+        Task {
+            id: self.id,
+            message: Some(message),
+            damaged: false,
+        }
+    }
+}
+
 /// A task in a worker's hands. Dropping it lets go of what it refers to: rebuild the objects first.
 #[derive(Debug)]
 pub struct Task {
-    job: u64,
-    index: u64,
+    id: TaskId,
     /// `None` if it could not be received, or was let go.
     message: Option<Message>,
     damaged: bool,
 }
 
 impl Task {
+    /// Which task it is.
+    pub fn id(&self) -> TaskId {
+        self.id
+    }
+
     /// The tag it was submitted with.
     pub fn tag(&self) -> u32 {
         self.message.as_ref().map_or(0, |message| message.tag)
@@ -194,14 +256,58 @@ impl Worker {
             };
             let damaged = message.is_none();
             return Ok(Some(Task {
-                job: header.job,
-                index: header.index,
+                id: header.task(),
                 message,
                 damaged,
             }));
         }
         slot.set_phase(Phase::Leaving);
         Ok(None)
+    }
+
+    /// Takes a task that is there and short, from its own queue or the common one. Waits for nothing. False
+    /// if there is none, or this is not the moment: [`next`](Self::next) knows more.
+    #[inline]
+    pub fn take_short(&mut self, into: &mut ShortTask) -> bool {
+        if !self.may_go_on() {
+            return false;
+        }
+        let slot = self.slot;
+        for number in self.first_two() {
+            let Some(queue) = self.tasks.queue(number) else {
+                continue;
+            };
+            let taken = queue.take_if(|front| {
+                into.length = front.len();
+                front.read(into.bytes.get_mut(..front.len())?);
+                let header = Header::read(&into.bytes[..front.len()])?;
+                if header.notice != Notice::Plain {
+                    return None;
+                }
+                into.tag = front.tag();
+                slot.take(header.held(number, front.number()));
+                Some(header)
+            });
+            let Some(header) = taken else { continue };
+            if self.is_cancelled(header.job) {
+                self.skip(header);
+                return false;
+            }
+            self.taken += 1;
+            into.id = header.task();
+            return true;
+        }
+        false
+    }
+
+    /// Its own queue and the common one, by turns.
+    fn first_two(&mut self) -> [usize; 2] {
+        self.common_first = !self.common_first;
+        if self.common_first {
+            [0, self.lane]
+        } else {
+            [self.lane, 0]
+        }
     }
 
     /// Takes a task from one of the queues; `header` is its own, if it has one.
@@ -241,12 +347,7 @@ impl Worker {
         header: &mut Option<Header>,
     ) -> Option<Result<Message, GetError>> {
         let lanes = self.tasks.own().len();
-        self.common_first = !self.common_first;
-        let first = if self.common_first {
-            [0, self.lane]
-        } else {
-            [self.lane, 0]
-        };
+        let first = self.first_two();
         let others = (0..lanes).map(|lane| (self.lane + lane) % lanes + 1);
         let slot = self.slot;
         for number in first.into_iter().chain(others) {
@@ -259,12 +360,7 @@ impl Worker {
             let got = queue.get_with(&mut Patience::none(), &mut |item, _, first| {
                 *header = Header::read(first);
                 if let Some(header) = *header {
-                    slot.take(Held {
-                        item: (number as u64) << 32 | u64::from(item),
-                        job: header.job,
-                        index: header.index,
-                        since: clock::now(),
-                    });
+                    slot.take(header.held(number, item));
                 }
             });
             match got {
@@ -326,7 +422,7 @@ impl Worker {
     ///
     /// # Errors
     /// When there is no memory for it. The task is still in hand: finish it with something small.
-    pub fn finish(&mut self, task: &Task, result: Submission<'_>) -> Result<(), AllocError> {
+    pub fn finish(&mut self, task: TaskId, result: Submission<'_>) -> Result<(), AllocError> {
         Header {
             notice: Notice::Plain,
             job: task.job,
@@ -351,6 +447,25 @@ impl Worker {
         self.slot.settle();
         self.used = true;
         Ok(())
+    }
+}
+
+impl Header {
+    fn task(self) -> TaskId {
+        TaskId {
+            job: self.job,
+            index: self.index,
+        }
+    }
+
+    /// The task as the worker's place shows it: message `item` of the queue of this number.
+    fn held(self, queue: usize, item: u32) -> Held {
+        Held {
+            item: (queue as u64) << 32 | u64::from(item),
+            job: self.job,
+            index: self.index,
+            since: clock::now(),
+        }
     }
 }
 

@@ -142,7 +142,7 @@ pub(crate) fn work(pool: Handle, slot: u32, manner: Manner, parent: u32) -> i32 
         };
         worker
             .finish(
-                &task,
+                task.id(),
                 Submission {
                     tag: task.tag(),
                     ..Submission::bytes(&mut result)

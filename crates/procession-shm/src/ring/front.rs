@@ -15,6 +15,7 @@ pub struct Front<'a> {
     arena: &'a Arena,
     ring: &'a Ring<'a>,
     position: u32,
+    number: u32,
     tag: u32,
     length: usize,
 }
@@ -29,6 +30,12 @@ impl std::fmt::Debug for Front<'_> {
 }
 
 impl Front<'_> {
+    /// How many were put into the queue before it, modulo 2^32.
+    #[inline]
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
     /// Its tag.
     #[inline]
     pub fn tag(&self) -> u32 {
@@ -96,6 +103,7 @@ impl RawQueue {
                 arena,
                 ring: &ring,
                 position,
+                number: count_of(head),
                 tag,
                 length,
             })?;

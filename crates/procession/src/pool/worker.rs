@@ -97,7 +97,7 @@ fn carry_out(worker: &mut Worker, task: crate::engine::pool::Task) {
     let task = RefCell::new(task);
     let mut sink = |kind: AnswerKind, packed: &mut Packed| {
         packed.submit(kind.to_tag(), |result| {
-            worker.finish(&task.borrow(), result)
+            worker.finish(task.borrow().id(), result)
         })
     };
     let opened = {
