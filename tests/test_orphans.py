@@ -96,6 +96,48 @@ def executor():
     executor.submit(long)
     return executor
 
+def start(*calls):
+    # Not daemonic: what they wait for is not going to happen.
+    for target, *args in calls:
+        procession.Process(target=target, args=args).start()
+    time.sleep(0.3)
+
+def consume(queue):
+    while True:
+        queue.get()
+
+def pass_on(queue, next):
+    while True:
+        next.put(queue.get())
+
+def fill(queue):
+    while True:
+        queue.put(1)
+
+def consumers():
+    queue = procession.Queue()
+    start(*[(consume, queue)] * 3)
+    return queue
+
+def stages():
+    first, second, third = procession.Queue(), procession.SimpleQueue(), procession.JoinableQueue(2)
+    start((pass_on, first, second), (pass_on, second, third), (consume, third))
+    return first
+
+def producers():
+    queue = procession.Queue(2)
+    start((fill, queue), (fill, queue))
+    return queue
+
+def waiters():
+    event, semaphore, condition = procession.Event(), procession.Semaphore(0), procession.Condition()
+    start((event.wait,), (event.wait,), (semaphore.acquire,), (wait_for_condition, condition))
+    return event, semaphore, condition
+
+def wait_for_condition(condition):
+    with condition:
+        condition.wait()
+
 if __name__ == "__main__":
     procession.set_start_method(sys.argv[1])
     kept = globals()[sys.argv[2]]()
@@ -105,7 +147,7 @@ if __name__ == "__main__":
 
 FAMILIES = (
     "busy_pool idle_pool pool_with_a_full_pipe_of_results pool_at_its_start manager daemons nested "
-    "named_memory listener executor"
+    "named_memory listener executor consumers stages producers waiters"
 ).split()
 
 
@@ -214,6 +256,70 @@ def test_a_process_that_is_no_daemon_goes_on_and_can_use_what_it_has(tmp_path: P
         family.kill_root()
         assert not family.survivors(within=20)
         assert written.read_text() == "still here"
+    finally:
+        for pid in marked(family.mark):
+            kill(pid)
+        assert family.root.stdout is not None
+        family.root.stdout.close()
+
+
+COMES_LATER = """
+import os, sys, threading, time
+import procession
+
+def consume(queue, path):
+    procession.parent_process().join()
+    with open(path, "w") as file:
+        file.write(queue.get())
+
+def work_on(queue, path):
+    procession.parent_process().join()
+    time.sleep(2)
+    queue.put("from a sibling")
+
+def consume_from_oneself(queue, path):
+    procession.parent_process().join()
+    threading.Timer(2, queue.put, ["from a thread"]).start()
+    with open(path, "w") as file:
+        file.write(queue.get())
+
+def nobody_comes(queue, path):
+    procession.parent_process().join()
+    try:
+        queue.get()
+    except EOFError as error:
+        with open(path, "w") as file:
+            file.write(str(error))
+
+if __name__ == "__main__":
+    procession.set_start_method(sys.argv[1])
+    queue = procession.Queue()
+    for name in sys.argv[3:]:
+        procession.Process(target=globals()[name], args=(queue, sys.argv[2])).start()
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["consume", "work_on"], "from a sibling"),
+        (["consume_from_oneself"], "from a thread"),
+        (["nobody_comes"], "nobody is left who could put anything into this queue"),
+    ],
+)
+def test_who_waits_in_vain_is_told_and_nobody_else(
+    tmp_path: Path, start_method: str, names: list[str], expected: str
+) -> None:
+    path, written = tmp_path / "program.py", tmp_path / "written"
+    path.write_text(COMES_LATER, encoding="utf-8")
+    family = Family(path, start_method, str(written), *names)
+    try:
+        family.ready()
+        family.kill_root()
+        assert not family.survivors(within=20)
+        assert written.read_text().startswith(expected)
     finally:
         for pid in marked(family.mark):
             kill(pid)

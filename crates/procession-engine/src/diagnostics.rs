@@ -9,7 +9,7 @@ use std::fmt;
 use std::io::Write;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use procession_shm::{Handle, Kind, MemberId, Patience, Published, Waiter};
 
@@ -415,6 +415,62 @@ impl Watch<'_> {
     }
 
     fn end(mut self) {
+        if let Some(published) = self.published.take() {
+            self.family.arena().withdraw_wait(&self.waiter, published);
+        }
+    }
+}
+
+/// A wait without end of the only thread of a process that could do anything: for seeing that nobody is
+/// left who could end it.
+#[derive(Debug)]
+pub struct LoneWait {
+    family: &'static Family,
+    waiter: Waiter,
+    published: Option<Published>,
+    /// The waits that nobody could end, and since when that is known.
+    seen: Option<(Vec<Waiter>, Instant)>,
+}
+
+impl LoneWait {
+    /// All of them have to have gone on for so long.
+    const SURE: Duration = Duration::from_millis(300);
+
+    /// The calling thread waits for `object`; if that is a queue, for room there or for a message.
+    ///
+    /// # Errors
+    /// When this process has no family and can't make one.
+    pub fn begin(object: Handle, for_room: bool) -> Result<LoneWait, FamilyError> {
+        let family = family()?;
+        let waiter = Waiter::lone(family.me(), object, for_room);
+        Ok(LoneWait {
+            family,
+            waiter,
+            published: family.arena().publish_wait(&waiter),
+            seen: None,
+        })
+    }
+
+    /// Whether this process has lost its parent, and all who hold what it waits for wait for something too
+    /// that only they themselves could bring about. To be asked from time to time, between two looks at
+    /// the object.
+    pub fn is_in_vain(&mut self) -> bool {
+        let Some(waits) = self.family.arena().orphaned_waits(&self.waiter) else {
+            self.seen = None;
+            return false;
+        };
+        match &self.seen {
+            Some((before, since)) if *before == waits => since.elapsed() >= Self::SURE,
+            _ => {
+                self.seen = Some((waits, Instant::now()));
+                false
+            }
+        }
+    }
+}
+
+impl Drop for LoneWait {
+    fn drop(&mut self) {
         if let Some(published) = self.published.take() {
             self.family.arena().withdraw_wait(&self.waiter, published);
         }

@@ -5,7 +5,9 @@ use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use procession_engine::{GetError, Message, Outgoing, PutError, Queue as RawQueue, WaitError};
+use procession_engine::{
+    GetError, Message, Outgoing, Patience, PutError, Queue as RawQueue, WaitError,
+};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple, PyType};
@@ -15,7 +17,7 @@ use crate::error::{self, OrRaise};
 use crate::imported::Imported;
 use crate::pickling::{self, Encoded};
 use crate::shared::{Inner, Reduced, handle_bytes, reduce};
-use crate::wait;
+use crate::wait::{self, Awaited};
 use crate::watch::{self, Watch};
 
 mod quick;
@@ -102,7 +104,12 @@ impl Queue {
                 done => Some(done),
             }
         };
-        let wait = || wait::blocking(py, timeout, |patience| queue.put(message, patience));
+        let awaited = Awaited {
+            for_room: true,
+            ..Awaited::new(queue.handle(), "make room in this queue")
+        };
+        let put = |patience: &mut Patience<'_>| queue.put(message, patience);
+        let wait = || wait::blocking_for(py, timeout, awaited, put, drop);
         let put = if size >= pickling::WORTH_DETACHING {
             wait()?
         } else if timeout.is_zero() {
@@ -159,7 +166,10 @@ impl Queue {
         } else {
             match attempt().or_else(|| wait::spin(attempt)) {
                 Some(done) => done,
-                None => wait::blocking(py, timeout, |patience| queue.get(patience))?,
+                None => {
+                    let awaited = Awaited::new(queue.handle(), "put anything into this queue");
+                    wait::blocking_for(py, timeout, awaited, |patience| queue.get(patience), drop)?
+                }
             }
         };
         let message = got.or_raise(py)?;
@@ -321,7 +331,9 @@ impl Queue {
     /// Waits until every object that was put has been reported done.
     fn join(&self, py: Python<'_>) -> PyResult<()> {
         let queue = self.raw()?;
-        match wait::blocking(py, Timeout::FOREVER, |patience| queue.join(patience))? {
+        let awaited = Awaited::new(queue.handle(), "finish what was put into this queue");
+        let join = |patience: &mut Patience<'_>| queue.join(patience);
+        match wait::blocking_for(py, Timeout::FOREVER, awaited, join, drop)? {
             Ok(()) | Err(WaitError::TimedOut | WaitError::Interrupted) => Ok(()),
         }
     }

@@ -7,11 +7,14 @@
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use procession_engine::Patience;
+use procession_engine::diagnostics::LoneWait;
+use procession_engine::{Handle, Patience};
+use pyo3::exceptions::PyEOFError;
 use pyo3::prelude::*;
 
 use crate::arguments::Timeout;
 use crate::diagnostics;
+use crate::error::OrRaise;
 use crate::imported::{Imported, Name};
 
 /// How long it is worth to keep the interpreter in the hope that the other side is just about to answer.
@@ -65,11 +68,105 @@ pub(crate) fn blocking_or_undo<T: Send, E: Send>(
     call: impl FnOnce(&mut Patience<'_>) -> Result<T, E> + Send,
     undo: impl FnOnce(T),
 ) -> PyResult<Result<T, E>> {
+    wait(py, timeout, None, call, undo)
+}
+
+/// What only another process can bring about, as a rule.
+pub(crate) struct Awaited {
+    pub(crate) object: Handle,
+    /// Room in a queue.
+    pub(crate) for_room: bool,
+    /// What the others are to do, for people.
+    pub(crate) deed: &'static str,
+}
+
+impl Awaited {
+    pub(crate) fn new(object: Handle, deed: &'static str) -> Awaited {
+        Awaited {
+            object,
+            for_room: false,
+            deed,
+        }
+    }
+}
+
+/// Like [`blocking_or_undo`], for what others have to do. When this process has lost its parent, and
+/// nobody is left who could do it, that is an EOFError.
+///
+/// # Errors
+/// That, and what a signal handler raised meanwhile.
+pub(crate) fn blocking_for<T: Send, E: Send>(
+    py: Python<'_>,
+    timeout: Timeout,
+    awaited: Awaited,
+    call: impl FnOnce(&mut Patience<'_>) -> Result<T, E> + Send,
+    undo: impl FnOnce(T),
+) -> PyResult<Result<T, E>> {
+    wait(py, timeout, Some(awaited), call, undo)
+}
+
+/// Looks from time to time whether a wait is in vain.
+struct Orphan {
+    awaited: Option<Awaited>,
+    wait: Option<LoneWait>,
+    looks: u32,
+}
+
+impl Orphan {
+    /// The hook is called every 50 ms; to look costs some system calls.
+    const EVERY: u32 = 8;
+
+    /// # Errors
+    /// EOFError when it is.
+    fn look(&mut self, py: Python<'_>) -> PyResult<()> {
+        static COUNT: Imported = Imported::new("_thread", "_count");
+        let Some(awaited) = &self.awaited else {
+            return Ok(());
+        };
+        self.looks += 1;
+        if !self.looks.is_multiple_of(Self::EVERY) {
+            return Ok(());
+        }
+        if COUNT.get(py)?.call0()?.extract::<usize>()? > 0 {
+            // Another thread may do it.
+            self.wait = None;
+            return Ok(());
+        }
+        let wait = match &mut self.wait {
+            Some(wait) => wait,
+            none => none.insert(LoneWait::begin(awaited.object, awaited.for_room).or_raise(py)?),
+        };
+        if wait.is_in_vain() {
+            return Err(PyEOFError::new_err(format!(
+                "nobody is left who could {}: the other processes that had it have ended, or wait like this one",
+                awaited.deed
+            )));
+        }
+        Ok(())
+    }
+}
+
+fn wait<T: Send, E: Send>(
+    py: Python<'_>,
+    timeout: Timeout,
+    awaited: Option<Awaited>,
+    call: impl FnOnce(&mut Patience<'_>) -> Result<T, E> + Send,
+    undo: impl FnOnce(T),
+) -> PyResult<Result<T, E>> {
     let gets_signals = is_main_thread(py);
     let mut raised: Option<PyErr> = None;
+    let mut orphan = Orphan {
+        awaited: awaited.filter(|_| timeout.0.is_none()),
+        wait: None,
+        looks: 0,
+    };
     let result = py.detach(|| {
-        let look = |py: Python<'_>| diagnostics::raised().map_or_else(|| py.check_signals(), Err);
-        let mut hook = || match Python::try_attach(look) {
+        let mut look = |py: Python<'_>| {
+            diagnostics::raised()
+                .map_or_else(|| py.check_signals(), Err)
+                .and_then(|()| orphan.look(py))
+        };
+        let mut hook = || match Python::try_attach(&mut look) {
             Some(Ok(())) => false,
             Some(Err(error)) => {
                 raised = Some(error);

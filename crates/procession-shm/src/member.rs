@@ -371,6 +371,12 @@ impl Arena {
         }
     }
 
+    /// Whoever has this entry now.
+    pub(crate) fn member_at(&self, index: usize) -> MemberId {
+        let state = self.member_entry(index).state.load(Ordering::SeqCst);
+        MemberId::new(index, generation_of(state))
+    }
+
     /// Whether the table says that this member is gone. Quick; of one that has just died it may not know yet.
     pub(crate) fn is_known_dead(&self, id: MemberId) -> bool {
         self.entry_of(id)

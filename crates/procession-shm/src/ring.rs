@@ -367,7 +367,7 @@ impl RawQueue {
         self.closed.load(Ordering::SeqCst) != 0
     }
 
-    fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         let capacity = self.capacity.load(Ordering::Relaxed);
         if capacity == 0 {
             return false;

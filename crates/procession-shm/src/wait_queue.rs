@@ -71,6 +71,14 @@ pub struct RawWaitQueue {
 unsafe impl Shared for RawWaitQueue {}
 
 impl RawWaitQueue {
+    /// Whether this member has a place in the queue and was not notified there.
+    pub(crate) fn is_waiting(&self, member: MemberId) -> bool {
+        self.records.iter().any(|record| {
+            record.owner.load(Ordering::SeqCst) == member.to_raw()
+                && record.state.load(Ordering::SeqCst) == WAITING
+        })
+    }
+
     /// Joins the queue. To be called while the condition's lock is held, so that no notification
     /// that follows is missed.
     pub fn enqueue(&self, arena: &Arena, me: MemberId) -> Ticket {

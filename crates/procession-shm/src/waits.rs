@@ -19,13 +19,17 @@ use std::time::Duration;
 use procession_sys::thread;
 
 use crate::arena::{Arena, Shared};
+use crate::event::RawEvent;
 use crate::handle::{Handle, Kind};
 use crate::lock::RawLock;
 use crate::member::MemberId;
 use crate::once::RawOnce;
+use crate::ring::RawQueue;
 use crate::rlock::RawRLock;
 use crate::rwlock::RawRwLock;
+use crate::semaphore::RawSemaphore;
 use crate::slice;
+use crate::wait_queue::RawWaitQueue;
 
 /// Threads of one member whose waits are seen.
 const RECORDS: usize = 16;
@@ -40,9 +44,16 @@ struct Record {
     /// Nanoseconds of the machine's monotonic clock.
     since: AtomicU64,
     thread: AtomicU32,
-    /// Whether it ends by itself.
-    limited: AtomicU32,
+    /// Of [`LIMITED`] and the others.
+    flags: AtomicU32,
 }
+
+/// It ends by itself.
+const LIMITED: u32 = 1;
+/// It is that of a process's only thread: nothing else happens there meanwhile.
+const LONE: u32 = 2;
+/// Of a queue, it waits for room and not for a message.
+const FOR_ROOM: u32 = 4;
 
 /// The waits of one member's threads.
 #[repr(C)]
@@ -73,6 +84,9 @@ pub struct Waiter {
     pub object: Handle,
     /// Whether it gives up by itself after some time.
     pub limited: bool,
+    /// Whether nothing else happens in its process meanwhile.
+    lone: bool,
+    for_room: bool,
     since: u64,
 }
 
@@ -84,8 +98,31 @@ impl Waiter {
             thread: thread::id(),
             object,
             limited,
+            lone: false,
+            for_room: false,
             since: thread::monotonic_nanoseconds(),
         }
+    }
+
+    /// The same without end, of the only thread of the process that could do anything; of a queue, for room
+    /// or for a message.
+    pub fn lone(member: MemberId, object: Handle, for_room: bool) -> Waiter {
+        Waiter {
+            lone: true,
+            for_room,
+            ..Waiter::beginning(member, object, false)
+        }
+    }
+
+    fn flags(&self) -> u32 {
+        [
+            (self.limited, LIMITED),
+            (self.lone, LONE),
+            (self.for_room, FOR_ROOM),
+        ]
+        .into_iter()
+        .filter_map(|(set, flag)| set.then_some(flag))
+        .sum()
     }
 
     /// How long it has waited.
@@ -111,10 +148,8 @@ impl Arena {
         })?;
         let record = &waits.0[index];
         record.since.store(waiter.since, Ordering::Relaxed);
-        record
-            .limited
-            .store(u32::from(waiter.limited), Ordering::Relaxed);
-        // SYNC POINT: `since` and `limited` become visible with `object`; see `read_record`.
+        record.flags.store(waiter.flags(), Ordering::Relaxed);
+        // SYNC POINT: `since` and `flags` become visible with `object`; see `read_record`.
         record
             .object
             .store(waiter.object.to_word(), Ordering::Release);
@@ -139,11 +174,14 @@ impl Arena {
         if thread == 0 || word == 0 {
             return None;
         }
+        let flags = record.flags.load(Ordering::Relaxed);
         let waiter = Waiter {
             member,
             thread,
             object: self.handle_from_word(word)?,
-            limited: record.limited.load(Ordering::Relaxed) != 0,
+            limited: flags & LIMITED != 0,
+            lone: flags & LONE != 0,
+            for_room: flags & FOR_ROOM != 0,
             since: record.since.load(Ordering::Relaxed),
         };
         let same = record.thread.load(Ordering::Acquire) == thread
@@ -219,5 +257,55 @@ impl Arena {
                 .find(|waiter| waiter.thread == thread)?;
             circle.push(last);
         }
+    }
+
+    /// The waits that nobody is left to end, `waiter`'s among them: its process has lost its parent, and
+    /// all who hold what it waits for wait like it, and so on. None if somebody may still come.
+    ///
+    /// What is read was not read in one instant. If the same is found twice, with some time in between, none
+    /// of them did anything all the while; that what they wait for was not there is seen the second time.
+    pub fn orphaned_waits(&self, waiter: &Waiter) -> Option<Vec<Waiter>> {
+        let parent = self.member(waiter.member)?.parent?;
+        if !self.is_dead(parent) {
+            return None;
+        }
+        // What the dead were about to send holds nothing any more.
+        self.reap_orphans(waiter.member);
+        let mut found = vec![*waiter];
+        let mut at = 0;
+        while let Some(object) = found.get(at).map(|wait| wait.object) {
+            at += 1;
+            for holder in self.holders(waiter.member, object)? {
+                if found.iter().any(|wait| wait.member == holder) {
+                    continue;
+                }
+                let wait = self.waiters_of(holder).find(|wait| wait.lone)?;
+                if found.len() == LONGEST_CIRCLE || !self.is_in_vain(&wait) {
+                    return None;
+                }
+                found.push(wait);
+            }
+        }
+        Some(found)
+    }
+
+    /// Whether what another process waits for is not there, for certain.
+    fn is_in_vain(&self, wait: &Waiter) -> bool {
+        if let Ok(queue) = self.object::<RawQueue>(wait.object, Kind::Queue) {
+            let there = if wait.for_room {
+                !queue.is_full()
+            } else {
+                !queue.is_empty()
+            };
+            return !there && !queue.is_closed();
+        }
+        if let Ok(waiters) = self.object::<RawWaitQueue>(wait.object, Kind::WaitQueue) {
+            return waiters.is_waiting(wait.member);
+        }
+        if let Ok(semaphore) = self.object::<RawSemaphore>(wait.object, Kind::Semaphore) {
+            return semaphore.value(&[]) == 0;
+        }
+        self.object::<RawEvent>(wait.object, Kind::Event)
+            .is_ok_and(|event| !event.is_set())
     }
 }

@@ -7,7 +7,7 @@ use pyo3::types::{PyDict, PyTuple};
 use crate::arguments::{HandleBytes, Timeout};
 use crate::error::OrRaise;
 use crate::shared::{Inner, Reduced, reduce};
-use crate::wait;
+use crate::wait::{self, Awaited};
 
 /// A flag between processes, to wait for.
 #[pyclass(frozen, subclass, module = "procession._procession")]
@@ -60,7 +60,8 @@ impl Event {
         if timeout.is_zero() {
             return Ok(false);
         }
-        match wait::blocking(py, timeout, |patience| event.wait(patience))? {
+        let awaited = Awaited::new(event.handle(), "set this event");
+        match wait::blocking_for(py, timeout, awaited, |patience| event.wait(patience), drop)? {
             Ok(()) => Ok(true),
             Err(WaitError::TimedOut | WaitError::Interrupted) => Ok(false),
         }

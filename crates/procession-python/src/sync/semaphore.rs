@@ -8,7 +8,7 @@ use pyo3::types::{PyBytes, PyDict, PyTuple};
 use crate::arguments::{HandleBytes, Timeout, Truth};
 use crate::error::OrRaise;
 use crate::shared::{Inner, Reduced, handle_bytes, reduce};
-use crate::wait;
+use crate::wait::{self, Awaited};
 
 const MAX_VALUE: i128 = i32::MAX as i128;
 
@@ -60,9 +60,11 @@ fn take_slowly(
     if wait::spin(|| semaphore.acquire(&mut Timeout::ZERO.patience()).ok()).is_some() {
         return Ok(Ok(()));
     }
-    wait::blocking_or_undo(
+    let awaited = Awaited::new(semaphore.handle(), "release this semaphore");
+    wait::blocking_for(
         py,
         timeout,
+        awaited,
         |patience| semaphore.acquire(patience),
         |()| undo(semaphore),
     )

@@ -1,6 +1,6 @@
 //! `WaitQueue`: what a condition is made of, beside its lock.
 
-use procession_engine::{Ticket, WaitError, WaitQueue as RawWaitQueue};
+use procession_engine::{Patience, Ticket, WaitError, WaitQueue as RawWaitQueue};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
@@ -8,7 +8,7 @@ use crate::arguments::{HandleBytes, Timeout};
 use crate::error::OrRaise;
 use crate::shared::{Inner, Reduced, reduce};
 use crate::sync::{Lock, RLock};
-use crate::wait;
+use crate::wait::{self, Awaited};
 
 /// Those who wait for a condition, the longest-waiting first. One that is killed costs no wake-up.
 #[pyclass(frozen, subclass, module = "procession._procession")]
@@ -41,9 +41,7 @@ impl WaitQueue {
     #[pyo3(signature = (ticket, timeout=Timeout::FOREVER), text_signature = "($self, ticket, timeout=None)")]
     fn wait(&self, py: Python<'_>, ticket: u32, timeout: Timeout) -> PyResult<bool> {
         let queue = self.raw()?;
-        match wait::blocking(py, timeout, |patience| {
-            queue.wait(Ticket::from_raw(ticket), patience)
-        })? {
+        match wait_at(py, queue, Ticket::from_raw(ticket), timeout)? {
             Ok(()) => Ok(true),
             Err(WaitError::TimedOut | WaitError::Interrupted) => Ok(false),
         }
@@ -60,7 +58,7 @@ impl WaitQueue {
         timeout: Timeout,
     ) -> PyResult<bool> {
         let queue = self.raw()?;
-        let wait = |ticket| wait::blocking(py, timeout, |patience| queue.wait(ticket, patience));
+        let wait = |ticket| wait_at(py, queue, ticket, timeout);
         let waited = if let Ok(lock) = lock.cast::<RLock>() {
             let ticket = queue.enqueue();
             let times = lock.get().release_all(py)?;
@@ -97,4 +95,15 @@ impl WaitQueue {
     fn _adopt(&self, py: Python<'_>, handle: HandleBytes, _own: u8) -> PyResult<()> {
         self.0.adopt(py, &handle, RawWaitQueue::from_handle)
     }
+}
+
+fn wait_at(
+    py: Python<'_>,
+    queue: &RawWaitQueue,
+    ticket: Ticket,
+    timeout: Timeout,
+) -> PyResult<Result<(), WaitError>> {
+    let awaited = Awaited::new(queue.handle(), "notify this condition");
+    let call = |patience: &mut Patience<'_>| queue.wait(ticket, patience);
+    wait::blocking_for(py, timeout, awaited, call, drop)
 }

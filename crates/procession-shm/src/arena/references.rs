@@ -195,6 +195,28 @@ impl Arena {
         self.free_if_unreferenced(by, class, index);
     }
 
+    /// The living members that hold an object. None if it is gone, or something else holds it as well: a
+    /// message, from which anybody may get it.
+    pub(crate) fn holders(&self, by: MemberId, handle: Handle) -> Option<Vec<MemberId>> {
+        self.release_dead(by, handle);
+        let (class, index) = self.split(handle.slot)?;
+        let slot = self.slot(class, index);
+        let claim = slot.claim.load(Ordering::SeqCst);
+        let elsewhere = slot.transit.load(Ordering::SeqCst) != 0
+            || claim != 0 && self.confirms(claim, slot.claim_at.load(Ordering::SeqCst), handle);
+        if elsewhere || self.kind(handle).is_err() {
+            return None;
+        }
+        let mut members = Vec::new();
+        for plane in 0..self.members_in_use().div_ceil(PLANE) {
+            let set = self.bits(plane, class, index).load(Ordering::SeqCst);
+            let bits = (0..PLANE).filter(|bit| set >> bit & 1 != 0);
+            members.extend(bits.map(|bit| self.member_at(plane * PLANE + bit)));
+        }
+        members.retain(|&member| !self.is_dead(member));
+        Some(members)
+    }
+
     /// A message that mentions the object sets out. The caller holds a reference; false, and nothing
     /// is counted, if the object is gone all the same.
     pub fn set_out(&self, handle: Handle) -> bool {
