@@ -9,4 +9,4 @@ make_venv "$venv" "$(default_python)"
 install_tools "$venv" test clients
 install_wheel "$venv"
 section "clients, $("$venv/bin/python" --version)" \
-    timeout --signal=ABRT --kill-after=10 1200 "$venv/bin/python" -m pytest tests/clients "$@"
+    timeout --signal=ABRT --kill-after=10 2700 "$venv/bin/python" -m pytest tests/clients "$@"

@@ -15,7 +15,7 @@ trap 'rm -rf "$logs"' EXIT
 tests() {
     local venv=$1
     shift
-    timeout --signal=ABRT --kill-after=10 1200 "$venv/bin/python" -m pytest \
+    timeout --signal=ABRT --kill-after=10 2700 "$venv/bin/python" -m pytest \
         -o cache_dir=".pytest_cache/$(basename "$venv")" "$@"
 }
 run() {

@@ -13,5 +13,5 @@ if cargo nextest --version >/dev/null 2>&1; then
     # nextest leaves out the programs in the documentation.
     [ $# -gt 0 ] || cargo test --quiet --doc "${crates[@]}"
 else
-    timeout 1200 cargo test "${crates[@]}" "$@"
+    timeout 2400 cargo test "${crates[@]}" "$@"
 fi
