@@ -753,3 +753,47 @@ fn a_barrier_breaks_when_a_party_dies_or_gives_up_and_mends_by_a_reset() {
     assert_eq!(error, Err(BarrierError::TimedOut));
     assert!(barrier.is_broken());
 }
+
+#[test]
+fn a_writer_notices_a_dead_reader_though_others_keep_trying_to_read() {
+    let arena = arena();
+    let me = arena.enroll("me").expect("member");
+    let handle = arena
+        .allocate(me, 64 + RawRwLock::READERS * 8, Kind::RwLock)
+        .expect("memory");
+    let lock: &RawRwLock = arena.object(handle, Kind::RwLock).expect("there");
+    let readers: &[AtomicU64] = arena
+        .objects(handle, Kind::RwLock, 64, RawRwLock::READERS)
+        .expect("there");
+    let reads = counter(arena, me);
+    let reader = fork(arena, me, |who| {
+        lock.read(arena, who, readers, &mut seconds(10), &mut |_| {})
+            .expect("it is free");
+        reads.store(1, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_secs(60));
+    });
+    while reads.load(Ordering::SeqCst) == 0 {
+        std::thread::yield_now();
+    }
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let written = lock.write(arena, me, readers, &mut seconds(20), &mut |_| {});
+            (written, Instant::now())
+        });
+        while lock.writer().is_none() {
+            std::thread::yield_now();
+        }
+        // Past its first look.
+        std::thread::sleep(Duration::from_millis(20));
+        reader.kill();
+        let killed = Instant::now();
+        while !writer.is_finished() && killed.elapsed() < Duration::from_secs(5) {
+            assert!(!lock.try_read(me, readers), "there is a writer");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let (written, at) = writer.join().expect("no panic");
+        assert_eq!(written, Ok(()));
+        assert!(at - killed < Duration::from_secs(2), "{:?}", at - killed);
+    });
+    assert_eq!(reader.wait(), -libc::SIGKILL);
+}
