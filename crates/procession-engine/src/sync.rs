@@ -400,8 +400,9 @@ fn owners(held: &Held<RawSemaphore>) -> Result<&'static [AtomicU32], Gone> {
 /// What a condition is made of, beside its lock: the list of those who wait.
 ///
 /// ```text
-/// wait:    ticket = queue.enqueue();  lock.release();  queue.wait(ticket);  lock.acquire();
-/// notify:  queue.notify(n);           both while the lock is held
+/// wait:    ticket = queue.enqueue();  lock.release();  queue.wait(ticket);
+///          lock.acquire();  queue.give_up(ticket, true)
+/// notify:  queue.notify(n);           as enqueue, while the lock is held
 /// ```
 #[derive(Debug, Clone)]
 pub struct WaitQueue {
@@ -437,7 +438,8 @@ impl WaitQueue {
             .enqueue(self.held.family.arena(), self.held.family.me())
     }
 
-    /// Waits to be notified, without the lock.
+    /// Waits to be notified, without the lock. The place is kept then, to be [given up](Self::give_up)
+    /// once the lock is held again: should this process die before that, another is notified.
     ///
     /// # Errors
     /// When the time has passed or the interrupt hook asked to give up; the place is given up then.
@@ -449,18 +451,21 @@ impl WaitQueue {
             Kind::WaitQueue,
             &no_owners,
             patience,
-            |patience| queue.wait(ticket, patience),
+            |patience| queue.wait(arena, me, ticket, patience),
         )
     }
 
-    /// Gives up a ticket instead of waiting on it, or after it was looked at. If it was notified, and
-    /// nobody `heard` of that, another is.
+        let (arena, me) = (self.held.family.arena(), self.held.family.me());
+    /// Gives up a ticket instead of waiting on it, or after it was notified. If it was, and nobody `heard` of
+    /// that, another is.
     pub fn give_up(&self, ticket: Ticket, heard: bool) {
-        self.held.get().give_up(ticket, heard);
+        let (arena, me) = (self.held.family.arena(), self.held.family.me());
+        self.held.get().give_up(arena, me, ticket, heard);
     }
 
     pub(crate) fn look(&self, ticket: Ticket) -> Readiness<'static> {
-        self.held.get().look(ticket)
+        let (arena, me) = (self.held.family.arena(), self.held.family.me());
+        self.held.get().look(arena, me, ticket)
     }
 
     /// Lets the `count` longest-waiting go on, while the lock is held; says how many there were.

@@ -588,14 +588,19 @@ fn a_killed_waiter_costs_no_notification() {
     let waiters: &RawWaitQueue = arena.object(handle, Kind::WaitQueue).expect("there");
     let doomed = fork(arena, me, |who| {
         let ticket = waiters.enqueue(arena, who);
-        waiters.wait(ticket, &mut seconds(60)).expect("never");
+        waiters
+            .wait(arena, who, ticket, &mut seconds(60))
+            .expect("never");
     });
     while waiters.waiters() < 1 {
         std::thread::yield_now();
     }
     let lucky = fork(arena, me, |who| {
         let ticket = waiters.enqueue(arena, who);
-        waiters.wait(ticket, &mut seconds(10)).expect("notified");
+        waiters
+            .wait(arena, who, ticket, &mut seconds(10))
+            .expect("notified");
+        waiters.give_up(arena, who, ticket, true);
     });
     while waiters.waiters() < 2 {
         std::thread::yield_now();
@@ -605,6 +610,60 @@ fn a_killed_waiter_costs_no_notification() {
     assert_eq!(waiters.notify(arena, me, 1), 1);
     assert_eq!(lucky.wait(), 0);
     assert_eq!((waiters.notify(arena, me, 5), waiters.waiters()), (0, 0));
+}
+
+/// `others` have a place when the second one comes.
+fn notified_and_killed(others: u32) {
+    let arena = arena();
+    let me = arena.enroll("me").expect("member");
+    let handle = arena
+        .allocate(me, size_of::<RawWaitQueue>(), Kind::WaitQueue)
+        .expect("memory");
+    let waiters: &RawWaitQueue = arena.object(handle, Kind::WaitQueue).expect("there");
+    let heard = counter(arena, me);
+    let doomed = fork(arena, me, |who| {
+        let ticket = waiters.enqueue(arena, who);
+        waiters
+            .wait(arena, who, ticket, &mut seconds(60))
+            .expect("notified");
+        heard.store(1, Ordering::SeqCst);
+        // As one that waits for the lock.
+        std::thread::sleep(Duration::from_secs(60));
+    });
+    while waiters.waiters() < 1 {
+        std::thread::yield_now();
+    }
+    let tickets: Vec<Ticket> = (0..others).map(|_| waiters.enqueue(arena, me)).collect();
+    let lucky = fork(arena, me, |who| {
+        let ticket = waiters.enqueue(arena, who);
+        waiters
+            .wait(arena, who, ticket, &mut seconds(10))
+            .expect("notified");
+        waiters.give_up(arena, who, ticket, true);
+    });
+    while waiters.waiters() < others + 2 {
+        std::thread::yield_now();
+    }
+    for ticket in tickets {
+        waiters.give_up(arena, me, ticket, true);
+    }
+    assert_eq!(waiters.notify(arena, me, 1), 1);
+    while heard.load(Ordering::SeqCst) == 0 {
+        std::thread::yield_now();
+    }
+    doomed.kill();
+    assert_eq!(doomed.wait(), -libc::SIGKILL);
+    let killed = Instant::now();
+    assert_eq!(lucky.wait(), 0);
+    assert!(killed.elapsed() < Duration::from_secs(2));
+    assert_eq!((waiters.notify(arena, me, 5), waiters.waiters()), (0, 0));
+}
+
+#[test]
+fn who_is_notified_and_killed_before_it_has_the_lock_costs_no_notification() {
+    notified_and_killed(0);
+    // The second one finds no place of its own.
+    notified_and_killed(249);
 }
 
 #[test]
@@ -617,7 +676,12 @@ fn notify_wakes_as_many_as_it_says_and_a_time_out_gives_the_place_up() {
     let waiters: &RawWaitQueue = arena.object(handle, Kind::WaitQueue).expect("there");
     let ticket = waiters.enqueue(arena, me);
     assert_eq!(
-        waiters.wait(ticket, &mut Patience::timeout(Duration::from_millis(10))),
+        waiters.wait(
+            arena,
+            me,
+            ticket,
+            &mut Patience::timeout(Duration::from_millis(10))
+        ),
         Err(WaitError::TimedOut)
     );
     assert_eq!(waiters.notify(arena, me, 1), 0);
@@ -626,7 +690,10 @@ fn notify_wakes_as_many_as_it_says_and_a_time_out_gives_the_place_up() {
         for _ in 0..5 {
             scope.spawn(|| {
                 let ticket = waiters.enqueue(arena, me);
-                waiters.wait(ticket, &mut seconds(20)).expect("notified");
+                waiters
+                    .wait(arena, me, ticket, &mut seconds(20))
+                    .expect("notified");
+                waiters.give_up(arena, me, ticket, true);
                 woken.fetch_add(1, Ordering::SeqCst);
             });
         }

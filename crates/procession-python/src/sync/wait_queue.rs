@@ -20,6 +20,22 @@ impl WaitQueue {
     }
 }
 
+/// The place is kept if it was notified, and given up if not.
+fn wait_for_notice(
+    py: Python<'_>,
+    queue: &RawWaitQueue,
+    ticket: Ticket,
+    timeout: Timeout,
+) -> PyResult<Result<(), WaitError>> {
+    wait::blocking_or_undo(
+        py,
+        timeout,
+        |patience| queue.wait(ticket, patience),
+        // A signal's handler has raised: it is another's.
+        |()| queue.give_up(ticket, false),
+    )
+}
+
 #[pymethods]
 impl WaitQueue {
     #[new]
@@ -37,14 +53,16 @@ impl WaitQueue {
         Ok(self.raw()?.enqueue().to_raw())
     }
 
-    /// Waits to be notified, without the lock; False if the time has passed.
+    /// Waits to be notified, without the lock, and gives the place up; False if the time has passed.
     #[pyo3(signature = (ticket, timeout=Timeout::FOREVER), text_signature = "($self, ticket, timeout=None)")]
     fn wait(&self, py: Python<'_>, ticket: u32, timeout: Timeout) -> PyResult<bool> {
         let queue = self.raw()?;
-        match wait::blocking(py, timeout, |patience| {
-            queue.wait(Ticket::from_raw(ticket), patience)
-        })? {
-            Ok(()) => Ok(true),
+        let ticket = Ticket::from_raw(ticket);
+        match wait_for_notice(py, queue, ticket, timeout)? {
+            Ok(()) => {
+                queue.give_up(ticket, true);
+                Ok(true)
+            }
             Err(WaitError::TimedOut | WaitError::Interrupted) => Ok(false),
         }
     }
@@ -60,18 +78,29 @@ impl WaitQueue {
         timeout: Timeout,
     ) -> PyResult<bool> {
         let queue = self.raw()?;
-        let wait = |ticket| wait::blocking(py, timeout, |patience| queue.wait(ticket, patience));
+        let wait = |ticket| wait_for_notice(py, queue, ticket, timeout);
+        // Should this process die while it waits for the lock, another one is notified.
+        let heard = |ticket, waited: PyResult<Result<(), WaitError>>| {
+            if matches!(waited, Ok(Ok(()))) {
+                queue.give_up(ticket, true);
+            }
+            waited
+        };
         let waited = if let Ok(lock) = lock.cast::<RLock>() {
             let ticket = queue.enqueue();
             let times = lock.get().release_all(py)?;
             let waited = wait(ticket);
-            lock.get().acquire_again(py, times).and(waited)?
+            let again = lock.get().acquire_again(py, times);
+            let waited = heard(ticket, waited);
+            again.and(waited)?
         } else {
             let lock = lock.cast::<Lock>()?;
             let ticket = queue.enqueue();
             lock.get().release(py)?;
             let waited = wait(ticket);
-            lock.get().acquire_again(py).and(waited)?
+            let again = lock.get().acquire_again(py);
+            let waited = heard(ticket, waited);
+            again.and(waited)?
         };
         match waited {
             Ok(()) => Ok(true),
