@@ -864,3 +864,45 @@ fn a_writer_notices_a_dead_reader_though_others_keep_trying_to_read() {
     });
     assert_eq!(reader.wait(), -libc::SIGKILL);
 }
+
+#[test]
+fn what_the_dead_hold_goes_back_before_their_parents_look_after_them() {
+    let arena = arena();
+    let me = arena.enroll("me").expect("member");
+    let before = arena.stats().objects;
+    let token = || arena.allocate(me, 8, Kind::Block).expect("memory");
+
+    // A message that mentions it, and that a dead one had in its hands.
+    let mentioned = token();
+    let reader = fork(arena, me, |who| {
+        let contents = Contents {
+            mentions: &[mentioned],
+            ..Contents::default()
+        };
+        arena.write_parcel(who, &contents).expect("memory");
+    });
+    assert_eq!(reader.wait(), 0);
+    arena.release(me, mentioned);
+    assert!(arena.release_dead(me, mentioned), "a message holds it");
+    arena.give_back_dead(me);
+    assert!(arena.kind(mentioned).is_err(), "nobody holds it");
+    assert!(!arena.release_dead(me, mentioned));
+    // Its parent can still ask who it was.
+    assert!(arena.member(reader.seat).is_some());
+    arena.reap(me, reader.seat);
+
+    // A seat that one who has died since kept for a child.
+    let lent = token();
+    let parent = fork(arena, me, |who| {
+        let seat = arena
+            .reserve_member(Some(who), "a child", Role::Process)
+            .expect("a seat");
+        arena.lend(seat, lent).expect("there");
+    });
+    assert_eq!(parent.wait(), 0);
+    arena.release(me, lent);
+    assert!(!arena.release_dead(me, lent));
+    assert!(arena.kind(lent).is_err(), "nobody holds it");
+    arena.reap(me, parent.seat);
+    assert_eq!(arena.stats().objects, before);
+}

@@ -175,24 +175,31 @@ impl Arena {
     }
 
     /// Clears the references of dead members to one object, without giving back the rest of what
-    /// they held: for who waits for the end of the last one that held it.
-    pub fn release_dead(&self, by: MemberId, handle: Handle) {
+    /// they held: for who waits for the end of the last one that held it. True if no member holds it then,
+    /// but a message does, on its way or in the hands of somebody: maybe of a dead one, see
+    /// [`give_back_dead`](Self::give_back_dead).
+    pub fn release_dead(&self, by: MemberId, handle: Handle) -> bool {
         let Some((class, index)) = self.split(handle.slot) else {
-            return;
+            return false;
         };
-        if generation_of(self.slot(class, index).word.load(Ordering::SeqCst)) != handle.generation {
-            return;
+        let word = &self.slot(class, index).word;
+        let lives = || generation_of(word.load(Ordering::SeqCst)) == handle.generation;
+        if !lives() {
+            return false;
         }
+        let mut held = false;
         for plane in 0..self.members_in_use().div_ceil(PLANE) {
             let bits = self.bits(plane, class, index);
             let set = bits.load(Ordering::SeqCst);
             for bit in (0..PLANE).filter(|bit| set >> bit & 1 != 0) {
-                self.while_dead(by, plane * PLANE + bit, || {
+                self.while_dead(by, plane * PLANE + bit, |_, _| {
                     bits.fetch_and(!(1 << bit), Ordering::SeqCst);
                 });
             }
+            held |= bits.load(Ordering::SeqCst) != 0;
         }
         self.free_if_unreferenced(by, class, index);
+        !held && lives()
     }
 
     /// A message that mentions the object sets out. The caller holds a reference; false, and nothing
