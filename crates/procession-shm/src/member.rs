@@ -375,6 +375,15 @@ impl Arena {
         }
     }
 
+    /// Whether its process has ended. One that has left in good order is dead to the others before that, and at
+    /// work on what it gives back.
+    pub(crate) fn has_ended(&self, id: MemberId) -> bool {
+        match self.entry_of(id) {
+            Some((entry, seen)) if state_of(seen) == LEFT => !is_running(entry),
+            _ => self.is_dead(id),
+        }
+    }
+
     /// Whether the table says that this member is gone. Quick; of one that has just died it may not know yet.
     pub(crate) fn is_known_dead(&self, id: MemberId) -> bool {
         self.entry_of(id)

@@ -95,7 +95,7 @@ impl Arena {
                     }
                     // It is dead, or was stopped in the middle of it and may stay so for long.
                     if rounds.is_multiple_of(GIVES_WAY)
-                        && who_of(word).is_none_or(|who| who != me && self.is_dead(who))
+                        && who_of(word).is_none_or(|who| who != me && self.has_ended(who))
                     {
                         self.take_over_freeing(me, class, index, word);
                     }
@@ -560,5 +560,32 @@ impl HeldStill<'_> {
             .into_iter()
             .map(|((member, handle), object)| ((mine(member), handle), object))
             .collect();
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_that_leaves_takes_apart_is_left_to_it() {
+        let arena = Arena::create(64 << 20).expect("an arena");
+        let me = arena.enroll("me").expect("a member");
+        let leaver = arena.enroll("leaver").expect("a member");
+        let handle = arena.allocate(leaver, 8, Kind::Block).expect("memory");
+        let (class, index) = arena.split(handle.slot).expect("is a slot");
+        let word = &arena.slot(class, index).word;
+        let freeing = slot_word(handle.generation, FREEING, Some(leaver));
+        word.store(freeing, Ordering::SeqCst);
+        arena.leave(leaver);
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| arena.acquire(me, handle));
+            // As long as it runs, which it does in this very process.
+            std::thread::sleep(Duration::from_millis(50));
+            assert_eq!(word.load(Ordering::SeqCst), freeing);
+            let free = slot_word(handle.generation + 1, FREE, None);
+            word.store(free, Ordering::SeqCst);
+            assert!(other.join().expect("no panic").is_err());
+        });
     }
 }
