@@ -78,6 +78,11 @@ impl Lock {
         self.held.get()
     }
 
+    /// Which member this process is: a guard that a forked child finds in its memory is not its own.
+    pub fn me(&self) -> MemberId {
+        self.held.family.me()
+    }
+
     pub(crate) fn arena(&self) -> &'static procession_shm::Arena {
         self.held.family.arena()
     }
@@ -343,6 +348,11 @@ impl Semaphore {
         self.held.get().look(arena, self.owners)
     }
 
+    /// Which member this process is: a permit that a forked child finds in its memory is not its own.
+    pub fn me(&self) -> MemberId {
+        self.held.family.me()
+    }
+
     /// Whether it is bounded.
     pub fn is_bounded(&self) -> bool {
         self.kind == Kind::BoundedSemaphore
@@ -445,6 +455,7 @@ impl WaitQueue {
     /// When the time has passed or the interrupt hook asked to give up; the place is given up then.
     pub fn wait(&self, ticket: Ticket, patience: &mut Patience<'_>) -> Result<(), WaitError> {
         let queue = self.held.get();
+        let (arena, me) = (self.held.family.arena(), self.held.family.me());
         watching(
             self.held.family,
             self.handle(),
@@ -455,7 +466,6 @@ impl WaitQueue {
         )
     }
 
-        let (arena, me) = (self.held.family.arena(), self.held.family.me());
     /// Gives up a ticket instead of waiting on it, or after it was notified. If it was, and nobody `heard` of
     /// that, another is.
     pub fn give_up(&self, ticket: Ticket, heard: bool) {
