@@ -25,6 +25,10 @@ static MAKING: Mutex<()> = Mutex::new(());
 /// When members without parents were last looked for, in milliseconds of the machine's clock.
 static ORPHANS_AT: AtomicU64 = AtomicU64::new(0);
 const ORPHANS_EVERY: u64 = 100;
+/// When all dead members are to be looked for again, should one of them hold the message that is in
+/// somebody's way.
+static DEAD_AT: AtomicU64 = AtomicU64::new(0);
+const DEAD_EVERY: u64 = 40;
 
 thread_local! {
     /// The child that this thread is about to fork.
@@ -348,10 +352,24 @@ pub fn reap(member: MemberId) {
     }
 }
 
-/// Clears the references of dead members to one object, and frees it if nobody else holds it.
+/// Clears the references of dead members to one object, and frees it if nobody else holds it. From time
+/// to time also what the dead hold that mentions it, though their parents have not looked after them.
 pub fn release_dead(handle: Handle) {
-    if let Some(family) = FAMILY.get() {
-        family.arena.release_dead(family.me(), handle);
+    let Some(family) = FAMILY.get() else { return };
+    if !family.arena.release_dead(family.me(), handle) {
+        return;
+    }
+    let now = || thread::monotonic_nanoseconds() / 1_000_000;
+    let (began, due) = (now(), DEAD_AT.load(Ordering::Relaxed));
+    // One thread at a time, and for a small part of the time that passes.
+    if began >= due
+        && DEAD_AT
+            .compare_exchange(due, began + 1000, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+    {
+        family.arena.give_back_dead(family.me());
+        let pause = DEAD_EVERY.max((now() - began) * 32);
+        DEAD_AT.store(now() + pause, Ordering::Relaxed);
     }
 }
 

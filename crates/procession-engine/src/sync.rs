@@ -78,6 +78,11 @@ impl Lock {
         self.held.get()
     }
 
+    /// Which member this process is: a guard that a forked child finds in its memory is not its own.
+    pub fn me(&self) -> MemberId {
+        self.held.family.me()
+    }
+
     pub(crate) fn arena(&self) -> &'static procession_shm::Arena {
         self.held.family.arena()
     }
@@ -343,6 +348,11 @@ impl Semaphore {
         self.held.get().look(arena, self.owners)
     }
 
+    /// Which member this process is: a permit that a forked child finds in its memory is not its own.
+    pub fn me(&self) -> MemberId {
+        self.held.family.me()
+    }
+
     /// Whether it is bounded.
     pub fn is_bounded(&self) -> bool {
         self.kind == Kind::BoundedSemaphore
@@ -400,8 +410,9 @@ fn owners(held: &Held<RawSemaphore>) -> Result<&'static [AtomicU32], Gone> {
 /// What a condition is made of, beside its lock: the list of those who wait.
 ///
 /// ```text
-/// wait:    ticket = queue.enqueue();  lock.release();  queue.wait(ticket);  lock.acquire();
-/// notify:  queue.notify(n);           both while the lock is held
+/// wait:    ticket = queue.enqueue();  lock.release();  queue.wait(ticket);
+///          lock.acquire();  queue.give_up(ticket, true)
+/// notify:  queue.notify(n);           as enqueue, while the lock is held
 /// ```
 #[derive(Debug, Clone)]
 pub struct WaitQueue {
@@ -437,30 +448,34 @@ impl WaitQueue {
             .enqueue(self.held.family.arena(), self.held.family.me())
     }
 
-    /// Waits to be notified, without the lock.
+    /// Waits to be notified, without the lock. The place is kept then, to be [given up](Self::give_up)
+    /// once the lock is held again: should this process die before that, another is notified.
     ///
     /// # Errors
     /// When the time has passed or the interrupt hook asked to give up; the place is given up then.
     pub fn wait(&self, ticket: Ticket, patience: &mut Patience<'_>) -> Result<(), WaitError> {
         let queue = self.held.get();
+        let (arena, me) = (self.held.family.arena(), self.held.family.me());
         watching(
             self.held.family,
             self.handle(),
             Kind::WaitQueue,
             &no_owners,
             patience,
-            |patience| queue.wait(ticket, patience),
+            |patience| queue.wait(arena, me, ticket, patience),
         )
     }
 
-    /// Gives up a ticket instead of waiting on it, or after it was looked at. If it was notified, and
-    /// nobody `heard` of that, another is.
+    /// Gives up a ticket instead of waiting on it, or after it was notified. If it was, and nobody `heard` of
+    /// that, another is.
     pub fn give_up(&self, ticket: Ticket, heard: bool) {
-        self.held.get().give_up(ticket, heard);
+        let (arena, me) = (self.held.family.arena(), self.held.family.me());
+        self.held.get().give_up(arena, me, ticket, heard);
     }
 
     pub(crate) fn look(&self, ticket: Ticket) -> Readiness<'static> {
-        self.held.get().look(ticket)
+        let (arena, me) = (self.held.family.arena(), self.held.family.me());
+        self.held.get().look(arena, me, ticket)
     }
 
     /// Lets the `count` longest-waiting go on, while the lock is held; says how many there were.

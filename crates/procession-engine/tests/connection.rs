@@ -748,6 +748,25 @@ fn who_waits_at_a_mailbox_hears_of_the_end() {
 }
 
 #[test]
+fn who_never_waits_at_a_mailbox_gets_what_is_at_the_descriptor_too() {
+    let _shared = shared();
+    let (asks, answers) = shortened();
+    // The second one breaks the rule.
+    for request in [b"one", b"two"] {
+        asks.send_bytes(request, &mut soon()).expect("sent");
+    }
+    for request in [b"one", b"two"] {
+        let got = answers.recv_bytes(None, &mut Patience::none());
+        assert_eq!(got.expect("was sent"), request);
+    }
+    let none = answers.recv_bytes(None, &mut Patience::none());
+    assert!(matches!(none, Err(RecvError::TimedOut)), "{none:?}");
+    drop(asks);
+    let end = answers.recv_bytes(None, &mut Patience::none());
+    assert!(matches!(end, Err(RecvError::Closed)), "{end:?}");
+}
+
+#[test]
 fn a_wait_at_a_mailbox_can_be_given_up() {
     let _shared = shared();
     let (asks, answers) = shortened();

@@ -9,7 +9,7 @@
 //! | RESERVED | `who` keeps it for a child about to start | the child, to ALIVE; `who` or a reaper, to REAPING |
 //! | ALIVE | a process (pid and start time were written before) | the process itself, to LEFT; a reaper, to REAPING |
 //! | LEFT | ended in good order, has given back its references | a reaper, to REAPING_LEFT |
-//! | CLEARING | dead; `who` takes some of its references away, in a moment | `who`, back to ALIVE; when `who` is dead another |
+//! | CLEARING | dead; `who` takes references of it away, in a moment | `who`, to ALIVE or LEFT; when `who` is dead another |
 //! | REAPING | `who` gives back what the member held; may be taken over when `who` dies | `who`, to FREE with the next generation |
 //! | REAPING_LEFT | the same, of one that ended in good order | the same |
 //!
@@ -151,7 +151,8 @@ pub(crate) struct Entry {
     name_length: AtomicU32,
     /// 1: whatever its end looks like, it is one in good order.
     leaving: AtomicU32,
-    _apart: AtomicU32,
+    /// 1: it is dead, and all that it held was given back, though nobody has reaped it yet.
+    cleared: AtomicU32,
     /// One bit for each of the last 64 generations: it did not end in good order.
     lost: AtomicU64,
     name: [AtomicU64; 8],
@@ -278,6 +279,7 @@ impl Arena {
                 entry.start_time.store(0, Ordering::Relaxed);
                 entry.exit_noted.store(0, Ordering::Relaxed);
                 entry.leaving.store(0, Ordering::Relaxed);
+                entry.cleared.store(0, Ordering::Relaxed);
                 entry
                     .parent
                     .store(parent.map_or(0, MemberId::to_raw), Ordering::Relaxed);
@@ -342,6 +344,8 @@ impl Arena {
         let Some((entry, seen)) = self.entry_of(me) else {
             return;
         };
+        // Should it be killed in the middle of it, that stays known.
+        entry.leaving.store(1, Ordering::SeqCst);
         let left = word(me.generation(), LEFT, 0);
         if state_of(seen) == ALIVE
             && entry
@@ -375,6 +379,15 @@ impl Arena {
     pub(crate) fn member_at(&self, index: usize) -> MemberId {
         let state = self.member_entry(index).state.load(Ordering::SeqCst);
         MemberId::new(index, generation_of(state))
+    }
+
+    /// Whether its process has ended. One that has left in good order is dead to the others before that, and at
+    /// work on what it gives back.
+    pub(crate) fn has_ended(&self, id: MemberId) -> bool {
+        match self.entry_of(id) {
+            Some((entry, seen)) if state_of(seen) == LEFT => !is_running(entry),
+            _ => self.is_dead(id),
+        }
     }
 
     /// Whether the table says that this member is gone. Quick; of one that has just died it may not know yet.
@@ -473,14 +486,32 @@ impl Arena {
         }
     }
 
-    /// Runs `act` if the member at `index` is a dead one that nobody reaps meanwhile.
-    pub(crate) fn while_dead(&self, by: MemberId, index: usize, act: impl FnOnce()) {
+    /// Runs `act` if the member at `index` is a dead one that nobody reaps meanwhile. One that nobody is left
+    /// to reap is reaped instead.
+    pub(crate) fn while_dead(
+        &self,
+        by: MemberId,
+        index: usize,
+        act: impl FnOnce(MemberId, &Entry),
+    ) {
         let entry = self.member_entry(index);
         let seen = entry.state.load(Ordering::SeqCst);
         let id = MemberId::new(index, generation_of(seen));
-        let abandoned = state_of(seen) == CLEARING
-            && who_of(seen).is_some_and(|who| who != by && self.is_dead(who));
-        if !(state_of(seen) == ALIVE || abandoned) || id == by || !self.is_dead(id) {
+        let abandoned = || who_of(seen).is_some_and(|who| who != by && self.is_dead(who));
+        let back = match state_of(seen) {
+            ALIVE => ALIVE,
+            // One that has left gives back what it holds itself, as long as it runs.
+            LEFT if !is_running(entry) => LEFT,
+            // It ended before it came to take its seat.
+            RESERVED if entry.pid.load(Ordering::SeqCst) != 0 => ALIVE,
+            CLEARING if abandoned() => ALIVE,
+            RESERVED | REAPING | REAPING_LEFT if abandoned() => {
+                self.reap(by, id);
+                return;
+            }
+            _ => return,
+        };
+        if id == by || !self.is_dead(id) {
             return;
         }
         let claimed = word(id.generation(), CLEARING, by.to_raw());
@@ -489,13 +520,25 @@ impl Arena {
             .compare_exchange(seen, claimed, Ordering::SeqCst, Ordering::SeqCst)
             .is_ok()
         {
-            act();
+            act(id, entry);
             // Fails only if another took us for dead and reaped it.
-            let alive = word(id.generation(), ALIVE, 0);
-            let _ =
-                entry
-                    .state
-                    .compare_exchange(claimed, alive, Ordering::SeqCst, Ordering::SeqCst);
+            let back = word(id.generation(), back, 0);
+            let _ = entry
+                .state
+                .compare_exchange(claimed, back, Ordering::SeqCst, Ordering::SeqCst);
+        }
+    }
+
+    /// Gives back all that dead members held whom nobody has reaped. Their entries stay, for those who
+    /// will ask how they ended.
+    pub fn give_back_dead(&self, by: MemberId) {
+        for index in 1..self.members_in_use() {
+            if self.member_entry(index).cleared.load(Ordering::SeqCst) == 0 {
+                self.while_dead(by, index, |dead, entry| {
+                    self.give_back_all(by, dead);
+                    entry.cleared.store(1, Ordering::SeqCst);
+                });
+            }
         }
     }
 

@@ -54,6 +54,27 @@ impl RawWaitQueue {
         self.enqueue_with(is_dead, me)
     }
 
+    /// To be followed by `give_up_among`, if it was notified.
+    pub fn wait_among(
+        &self,
+        is_dead: impl Fn(MemberId) -> bool,
+        me: MemberId,
+        ticket: Ticket,
+        patience: &mut Patience<'_>,
+    ) -> Result<(), WaitError> {
+        self.wait_with(is_dead, me, ticket, patience)
+    }
+
+    pub fn give_up_among(
+        &self,
+        is_dead: impl Fn(MemberId) -> bool,
+        me: MemberId,
+        ticket: Ticket,
+        heard: bool,
+    ) {
+        self.give_up_with(is_dead, me, ticket, heard);
+    }
+
     pub fn notify_among(
         &self,
         is_dead: impl Fn(MemberId) -> bool,

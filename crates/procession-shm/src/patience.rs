@@ -28,6 +28,47 @@ const RARER: u32 = 4;
 /// After so many wake-ups for nothing the hook is asked all the same.
 const WAKE_UPS: u8 = 16;
 
+/// When one who waits for what others have looks whether they live: after a sleep that has ended by itself,
+/// and after some time, should sleeps always be ended for nothing.
+pub(crate) struct Lookout {
+    slice: Duration,
+    /// In a model nothing depends on the clock.
+    #[cfg(not(loom))]
+    looked: Instant,
+}
+
+impl Lookout {
+    pub(crate) fn new() -> Lookout {
+        Lookout {
+            slice: FIRST_LOOK,
+            #[cfg(not(loom))]
+            looked: Instant::now(),
+        }
+    }
+
+    /// How long the next sleep may last.
+    pub(crate) fn slice(&self) -> Duration {
+        self.slice
+    }
+
+    /// Whether it is to look now, after a sleep that ended like this.
+    pub(crate) fn is_due(&mut self, parked: Result<Wake, WaitError>) -> bool {
+        #[cfg(not(loom))]
+        let overdue = self.looked.elapsed() >= CHECK_OWNER;
+        #[cfg(loom)]
+        let overdue = false;
+        let due = overdue || parked != Ok(Wake::Woken);
+        if due {
+            self.slice = CHECK_OWNER;
+            #[cfg(not(loom))]
+            {
+                self.looked = Instant::now();
+            }
+        }
+        due
+    }
+}
+
 /// Why a wait ended without what was waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WaitError {

@@ -185,7 +185,7 @@ const _: () = assert!(
 #[repr(C)]
 #[derive(Debug)]
 struct Segment {
-    /// Unit position of its first byte.
+    /// Unit position of its first byte, or of what was written there later: see [`Ring::keep_up`].
     base: AtomicU32,
     /// Units of its ring: a power of two, so that positions may wrap round.
     units: AtomicU32,
@@ -250,6 +250,18 @@ impl<'a> Ring<'a> {
         let used = position.wrapping_sub(if behind { self.base } else { head });
         position.wrapping_sub(head) <= LONGEST
             && used.checked_add(units).is_some_and(|sum| sum <= self.units)
+    }
+
+    /// Positions go round after 2^32 units. Where a ring begins that is in use for so long goes with them:
+    /// else what is in it would seem to lie before it. By a multiple of its length, so that each position
+    /// keeps its place. Under `put_lock`, and only once consumers have come to it, who are never further
+    /// behind than [`LONGEST`].
+    fn keep_up(&mut self, position: u32) {
+        const STEP: u32 = LONGEST / 2;
+        if position.wrapping_sub(self.base) > LONGEST + STEP && self.units <= STEP {
+            self.base = self.base.wrapping_add(STEP);
+            self.segment.base.store(self.base, Ordering::Relaxed);
+        }
     }
 
     fn place(&self, position: u32) -> usize {
@@ -495,7 +507,7 @@ impl RawQueue {
             if self.tail_segment.load(Ordering::SeqCst) != word {
                 continue;
             }
-            let ring = ring.ok_or(PutError::Gone)?;
+            let mut ring = ring.ok_or(PutError::Gone)?;
             if next != 0 {
                 // A producer died after linking it.
                 let _ = self.tail_segment.compare_exchange(
@@ -506,6 +518,7 @@ impl RawQueue {
                 );
                 continue;
             }
+            ring.keep_up(position);
             let seen = units_of(self.seen_head.load(Ordering::Relaxed));
             if ring.has_room(position, seen, units) {
                 return Ok(ring);
@@ -979,5 +992,63 @@ pub(crate) fn take_apart(arena: &Arena, me: MemberId, queue: Handle) {
     let segments: Vec<Handle> = chain(arena, raw).collect();
     for segment in segments {
         arena.disown(me, segment, queue);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// Puts numbers until they fill several segments, and takes them. Before that, so many units have
+    /// gone through the first segment already.
+    fn works_after(gone: u32) {
+        let arena = Arena::create(64 << 20).expect("an arena");
+        let me = arena.enroll("me").expect("a member");
+        let handle = arena
+            .allocate(me, size_of::<RawQueue>(), Kind::Queue)
+            .expect("memory");
+        let queue: &RawQueue = arena.object(handle, Kind::Queue).expect("there");
+        queue.prepare(&arena, me, handle, 0).expect("memory");
+        for word in [&queue.tail, &queue.head, &queue.seen_tail, &queue.seen_head] {
+            word.store(pack(0, gone), Ordering::SeqCst);
+        }
+        let put = |number: u32| {
+            let bytes = [number as u8; 40];
+            let contents = Contents {
+                tag: number,
+                bytes: &bytes,
+                ..Contents::default()
+            };
+            queue
+                .put(&arena, me, handle, &contents, &mut Patience::none())
+                .expect("has room");
+        };
+        let take = |number: u32| {
+            let got = queue.get(&arena, me, &mut Patience::none(), &mut |_, _, _| {});
+            let Ok(Entry::Inline { tag, bytes }) = got else {
+                panic!("{gone:#x}: {number}: {got:?}");
+            };
+            assert_eq!((tag, bytes), (number, vec![number as u8; 40]), "{gone:#x}");
+        };
+        // Less than the first segment holds, so that it stays in use; then more.
+        for number in 0..200 {
+            put(number);
+            if number >= 20 {
+                take(number - 20);
+            }
+        }
+        (200..400).for_each(put);
+        (180..400).for_each(take);
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn a_queue_works_on_when_positions_have_gone_round() {
+        for mark in [0, 1 << 30, 1 << 31, 3 << 30] {
+            // All that is put the second time is 1200 units long, and the first time as long.
+            for before in (0..2600).step_by(50) {
+                works_after(u32::wrapping_sub(mark, before));
+            }
+        }
     }
 }

@@ -16,8 +16,8 @@
 //! waits for a lock word that names its owner; a dead writer is noticed as the dead owner of any
 //! lock, and only one that died WRITING left anything half done.
 //!
-//! A reader that dies stays counted. A writer that waits looks, whenever a sleep has ended by itself,
-//! which readers are dead and takes them off: one compare-and-swap for each member.
+//! A reader that dies stays counted. A writer that waits looks, whenever a sleep has ended by itself and
+//! at least every 50 ms, which readers are dead and takes them off: one compare-and-swap for each member.
 //!
 //! SYNC POINTS: the count of a reader and the writers' lock are written by one side and read by the
 //! other with a full fence between the two, on both sides: either the reader sees the lock taken or
@@ -28,11 +28,11 @@
 use crate::arena::{Arena, Shared};
 use crate::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use crate::crash::crash_point;
-use crate::futex::{self, Wake};
+use crate::futex;
 use crate::geometry::MEMBERS;
 use crate::lock::RawLock;
 use crate::member::MemberId;
-use crate::patience::{CHECK_OWNER, FIRST_LOOK, Patience, WaitError};
+use crate::patience::{Lookout, Patience, WaitError};
 use crate::readiness::Readiness;
 
 const WAITING: u32 = 1;
@@ -225,7 +225,7 @@ impl RawRwLock {
         self.phase.store(WAITING, Ordering::SeqCst);
         crash_point!("rwlock: waits for readers");
         fence(Ordering::SeqCst);
-        let mut slice = FIRST_LOOK;
+        let mut lookout = Lookout::new();
         loop {
             let seen = self.left.load(Ordering::SeqCst);
             if readers()
@@ -234,10 +234,10 @@ impl RawRwLock {
             {
                 break;
             }
-            let parked = patience.park(&self.left, seen, slice);
-            if parked != Ok(Wake::Woken) {
+            let parked = patience.park(&self.left, seen, lookout.slice());
+            // Who tries to read and fails wakes the writer each time.
+            if lookout.is_due(parked) {
                 take_off_the_dead(&is_dead, readers());
-                slice = CHECK_OWNER;
             }
             if let Err(error) = parked {
                 if readers()

@@ -7,17 +7,19 @@
 //! | 0 | any | free | anyone, by compare-and-swap of `owner` |
 //! | member | IDLE | being filled in | its owner |
 //! | member | WAITING | waits, since `turn` | a notifier, to NOTIFIED; its owner, back to IDLE on time-out |
-//! | member | NOTIFIED | may go on | its owner, which frees the record |
-//! | dead member | any | free in truth | anyone, by compare-and-swap of `owner` to itself or 0 |
+//! | member | NOTIFIED | may go on | its owner, which frees the record once it has the lock again |
+//! | dead member | NOTIFIED | has made nothing of it | anyone, by compare-and-swap of `owner` to itself, who then notifies another |
+//! | dead member | other | free in truth | anyone, by compare-and-swap of `owner` to itself or 0 |
 //!
 //! A notification is given to a waiter by compare-and-swap. If nobody slept on its word, its owner
-//! is either about to look or dead; the dead are passed over, so a killed waiter costs no wake-up.
+//! is either about to look or dead; the dead are passed over. Who was notified and dies before it has
+//! the lock again is found by the others that wait. So a killed waiter costs no wake-up.
 
 use crate::arena::{Arena, Shared};
 use crate::atomic::{AtomicU32, AtomicU64, Ordering};
-use crate::futex;
+use crate::futex::{self, Wake};
 use crate::member::MemberId;
-use crate::patience::{LOOK_AGAIN, Patience, WaitError};
+use crate::patience::{CHECK_OWNER, Patience, WaitError};
 use crate::readiness::Readiness;
 
 const IDLE: u32 = 0;
@@ -97,11 +99,23 @@ impl RawWaitQueue {
             })
         };
         let dead = |seen: u32| MemberId::from_raw(seen).is_some_and(|id| id != me && is_dead(id));
-        let Some(index) = claim(&|seen| seen == 0).or_else(|| claim(&dead)) else {
+        let free = claim(&|seen| seen == 0);
+        let Some(index) = free.or_else(|| claim(&dead)) else {
             self.overflow_sleepers.fetch_add(1, Ordering::SeqCst);
             return Ticket(self.overflow.load(Ordering::SeqCst) & !SHARED | SHARED);
         };
         let record = &self.records[index];
+        if free.is_none() {
+            // Whoever notifies may take the dead one for this one until here.
+            let _ =
+                record
+                    .state
+                    .compare_exchange(WAITING, IDLE, Ordering::SeqCst, Ordering::SeqCst);
+            if record.state.load(Ordering::SeqCst) == NOTIFIED {
+                self.notify_with(&is_dead, me, 1);
+            }
+        }
+        record.state.store(IDLE, Ordering::SeqCst);
         record.turn.store(
             self.next_turn.fetch_add(1, Ordering::SeqCst),
             Ordering::SeqCst,
@@ -111,13 +125,31 @@ impl RawWaitQueue {
         Ticket(index as u32)
     }
 
-    /// Waits to be notified. The condition's lock is not held meanwhile.
+    /// Waits to be notified. The condition's lock is not held meanwhile. Once notified, the place is kept
+    /// until it is [given up](Self::give_up), as `heard`, with the lock held again: should the waiter die
+    /// before that, another is notified.
     ///
     /// # Errors
     /// When the time has passed or the interrupt hook asked to give up; the place is given up then.
-    pub fn wait(&self, ticket: Ticket, patience: &mut Patience<'_>) -> Result<(), WaitError> {
+    pub fn wait(
+        &self,
+        arena: &Arena,
+        me: MemberId,
+        ticket: Ticket,
+        patience: &mut Patience<'_>,
+    ) -> Result<(), WaitError> {
+        self.wait_with(|id| arena.is_dead(id), me, ticket, patience)
+    }
+
+    pub(crate) fn wait_with(
+        &self,
+        is_dead: impl Fn(MemberId) -> bool,
+        me: MemberId,
+        ticket: Ticket,
+        patience: &mut Patience<'_>,
+    ) -> Result<(), WaitError> {
         if ticket.0 & SHARED != 0 {
-            return self.wait_shared(ticket, patience);
+            return self.wait_shared(&is_dead, me, ticket, patience);
         }
         let Some(record) = self.records.get(ticket.0 as usize) else {
             return Ok(());
@@ -126,24 +158,26 @@ impl RawWaitQueue {
         let mut result = Ok(());
         if notified().is_none() && patience.spin(notified).is_none() {
             while result.is_ok() && notified().is_none() {
-                result = patience
-                    .park(&record.state, WAITING, LOOK_AGAIN)
-                    .map(|_| ());
+                let parked = patience.park(&record.state, WAITING, CHECK_OWNER);
+                if matches!(parked, Ok(Wake::TimedOut | Wake::Signal)) {
+                    self.pass_on_from_the_dead(&is_dead, me);
+                }
+                result = parked.map(|_| ());
             }
         }
-        if record.state.swap(IDLE, Ordering::SeqCst) == NOTIFIED {
-            // Notified after all, perhaps at the last moment: not to be wasted.
-            match result {
-                Err(WaitError::Interrupted) => self.pass_on(),
-                _ => result = Ok(()),
-            }
+        // Notified after all, at the last moment: not to be wasted.
+        if result == Err(WaitError::TimedOut) && notified().is_some() {
+            return Ok(());
         }
-        record.owner.store(0, Ordering::SeqCst);
+        if result.is_err() {
+            self.give_up_with(&is_dead, me, ticket, false);
+        }
         result
     }
 
-    /// Whether the ticket's holder was notified: then it is done with. See [`Readiness`].
-    pub fn look(&self, ticket: Ticket) -> Readiness<'_> {
+    /// Whether the ticket's holder was notified; the place is kept until it is given up. See [`Readiness`].
+    pub fn look(&self, arena: &Arena, me: MemberId, ticket: Ticket) -> Readiness<'_> {
+        self.pass_on_from_the_dead(|id| arena.is_dead(id), me);
         if ticket.0 & SHARED != 0 {
             let now = self.overflow.load(Ordering::SeqCst);
             return if now & !SHARED == ticket.0 & !SHARED {
@@ -162,7 +196,17 @@ impl RawWaitQueue {
 
     /// Gives up the place of a ticket that is not waited on any more, whether or not it was notified.
     /// If it was, and nobody `heard` of it, another is notified.
-    pub fn give_up(&self, ticket: Ticket, heard: bool) {
+    pub fn give_up(&self, arena: &Arena, me: MemberId, ticket: Ticket, heard: bool) {
+        self.give_up_with(|id| arena.is_dead(id), me, ticket, heard);
+    }
+
+    pub(crate) fn give_up_with(
+        &self,
+        is_dead: impl Fn(MemberId) -> bool,
+        me: MemberId,
+        ticket: Ticket,
+        heard: bool,
+    ) {
         if ticket.0 & SHARED != 0 {
             let _ =
                 self.overflow_sleepers
@@ -174,28 +218,36 @@ impl RawWaitQueue {
         let Some(record) = self.records.get(ticket.0 as usize) else {
             return;
         };
-        if record.state.swap(IDLE, Ordering::SeqCst) == NOTIFIED && !heard {
-            self.pass_on();
+        let notified = record
+            .state
+            .compare_exchange(WAITING, IDLE, Ordering::SeqCst, Ordering::SeqCst)
+            .is_err();
+        if notified && !heard {
+            // Before it is gone from here: should this process die in between, another does it.
+            self.notify_with(is_dead, me, 1);
         }
+        record.state.store(IDLE, Ordering::SeqCst);
         record.owner.store(0, Ordering::SeqCst);
     }
 
-    /// Gives a notification that came too late to another. Of those that do not sleep one may be
-    /// dead: they are let go on for nothing.
-    fn pass_on(&self) {
-        for record in self.waiting() {
-            if record
-                .state
-                .compare_exchange(WAITING, NOTIFIED, Ordering::SeqCst, Ordering::SeqCst)
-                .is_ok()
-                && futex::wake(&record.state, 1) > 0
-            {
-                return;
+    /// Notifies another for each one that was notified and has died before it made anything of that.
+    fn pass_on_from_the_dead(&self, is_dead: impl Fn(MemberId) -> bool, me: MemberId) {
+        for record in &self.records {
+            if record.state.load(Ordering::SeqCst) != NOTIFIED {
+                continue;
             }
-        }
-        if self.overflow_sleepers.load(Ordering::SeqCst) > 0 {
-            self.overflow.fetch_add(1, Ordering::SeqCst);
-            futex::wake(&self.overflow, u32::MAX);
+            let owner = record.owner.load(Ordering::SeqCst);
+            // This member's from here on: should it die as well, the next one finds it as it was.
+            let found = MemberId::from_raw(owner).is_some_and(|id| id != me && is_dead(id))
+                && record
+                    .owner
+                    .compare_exchange(owner, me.to_raw(), Ordering::SeqCst, Ordering::SeqCst)
+                    .is_ok();
+            if found {
+                self.notify_with(&is_dead, me, 1);
+                record.state.store(IDLE, Ordering::SeqCst);
+                record.owner.store(0, Ordering::SeqCst);
+            }
         }
     }
 
@@ -214,20 +266,26 @@ impl RawWaitQueue {
         waiting.into_iter().map(|(_, record)| record)
     }
 
-    fn wait_shared(&self, ticket: Ticket, patience: &mut Patience<'_>) -> Result<(), WaitError> {
+    fn wait_shared(
+        &self,
+        is_dead: impl Fn(MemberId) -> bool,
+        me: MemberId,
+        ticket: Ticket,
+        patience: &mut Patience<'_>,
+    ) -> Result<(), WaitError> {
         let mut result = Ok(());
         while result.is_ok() {
             let now = self.overflow.load(Ordering::SeqCst);
             if now & !SHARED != ticket.0 & !SHARED {
-                break;
+                return Ok(());
             }
-            result = patience.park(&self.overflow, now, LOOK_AGAIN).map(|_| ());
+            let parked = patience.park(&self.overflow, now, CHECK_OWNER);
+            if matches!(parked, Ok(Wake::TimedOut | Wake::Signal)) {
+                self.pass_on_from_the_dead(&is_dead, me);
+            }
+            result = parked.map(|_| ());
         }
-        let _ = self
-            .overflow_sleepers
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| {
-                count.checked_sub(1)
-            });
+        self.give_up_with(is_dead, me, ticket, false);
         result
     }
 

@@ -332,7 +332,7 @@ fn an_interrupted_waiter_hands_its_notification_on() {
     let second = waiters.enqueue(arena, me);
     let notified = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let other = scope.spawn(|| waiters.wait(second, &mut seconds(20)));
+        let other = scope.spawn(|| waiters.wait(arena, me, second, &mut seconds(20)));
         // Give it time to go to sleep; it makes no difference to the result.
         std::thread::sleep(Duration::from_millis(5));
         // The hook runs when the first sleep has ended by itself, and the notification comes then.
@@ -342,7 +342,7 @@ fn an_interrupted_waiter_hands_its_notification_on() {
             }
             true
         };
-        let result = waiters.wait(first, &mut seconds(20).with_interrupt(&mut hook));
+        let result = waiters.wait(arena, me, first, &mut seconds(20).with_interrupt(&mut hook));
         assert_eq!(result, Err(WaitError::Interrupted));
         assert_eq!(other.join().expect("no panic"), Ok(()));
     });

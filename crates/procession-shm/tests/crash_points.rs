@@ -206,3 +206,43 @@ fn whoever_is_killed_wherever_leaves_all_in_order() {
         }
     }
 }
+
+#[test]
+fn who_waits_for_the_last_holder_finishes_what_the_dead_have_begun() {
+    let arena: &Arena = Box::leak(Box::new(Arena::create(64 << 20).expect("an arena")));
+    let me = arena.enroll("me").expect("a member");
+    // Behind what is smaller, when all that a member holds is given back.
+    let token = || arena.allocate(me, 1000, Kind::Block).expect("memory");
+    let hold = |who: MemberId, token: Handle| {
+        arena.acquire(who, token).expect("there");
+        arena.allocate(who, 8, Kind::Block).expect("memory");
+    };
+    let is_over = |token: Handle| {
+        arena.release(me, token);
+        assert!(arena.kind(token).is_ok(), "a dead one holds it");
+        arena.release_dead(me, token);
+        arena.kind(token).is_err()
+    };
+
+    // It was about to give back what it held, in good order.
+    let left = token();
+    let (seat, killed) = doomed::kill_at(arena, me, "free: freeing", 1, |who| {
+        hold(who, left);
+        arena.leave(who);
+    });
+    assert!(killed && arena.has_left(seat));
+    assert!(is_over(left), "of one that was leaving");
+    assert!(arena.has_left(seat));
+
+    // It was about to give back what another one held.
+    let reaped = token();
+    let (_, killed) = doomed::kill_at(arena, me, "free: freeing", 1, |who| {
+        let held = arena
+            .reserve_member(Some(who), "a child", Role::Process)
+            .expect("a seat");
+        hold(held, reaped);
+        arena.reap(who, held);
+    });
+    assert!(killed);
+    assert!(is_over(reaped), "of one that was being reaped");
+}

@@ -256,9 +256,12 @@ fn who_waits_under_the_lock_misses_no_notification() {
                 if let Some(ticket) = ticket {
                     condition
                         .waiters
-                        .wait(ticket, &mut Patience::forever())
+                        .wait_among(nobody_is_dead, me, ticket, &mut Patience::forever())
                         .expect("notified");
                     assert!(flag.load(Ordering::Relaxed));
+                    condition
+                        .waiters
+                        .give_up_among(nobody_is_dead, me, ticket, true);
                 }
             })
         };
@@ -281,9 +284,15 @@ fn one_notification_lets_exactly_one_go_on() {
             .collect();
         let threads: Vec<_> = tickets
             .into_iter()
-            .map(|ticket| {
+            .zip([1, 2].map(member))
+            .map(|(ticket, me)| {
                 let waiters = waiters.clone();
-                thread::spawn(move || waiters.wait(ticket, &mut Patience::forever()))
+                thread::spawn(move || {
+                    let patience = &mut Patience::forever();
+                    waiters.wait_among(nobody_is_dead, me, ticket, patience)?;
+                    waiters.give_up_among(nobody_is_dead, me, ticket, true);
+                    Ok::<(), WaitError>(())
+                })
             })
             .collect();
         assert_eq!(waiters.notify_among(nobody_is_dead, member(3), 1), 1);

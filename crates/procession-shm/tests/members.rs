@@ -588,14 +588,19 @@ fn a_killed_waiter_costs_no_notification() {
     let waiters: &RawWaitQueue = arena.object(handle, Kind::WaitQueue).expect("there");
     let doomed = fork(arena, me, |who| {
         let ticket = waiters.enqueue(arena, who);
-        waiters.wait(ticket, &mut seconds(60)).expect("never");
+        waiters
+            .wait(arena, who, ticket, &mut seconds(60))
+            .expect("never");
     });
     while waiters.waiters() < 1 {
         std::thread::yield_now();
     }
     let lucky = fork(arena, me, |who| {
         let ticket = waiters.enqueue(arena, who);
-        waiters.wait(ticket, &mut seconds(10)).expect("notified");
+        waiters
+            .wait(arena, who, ticket, &mut seconds(10))
+            .expect("notified");
+        waiters.give_up(arena, who, ticket, true);
     });
     while waiters.waiters() < 2 {
         std::thread::yield_now();
@@ -605,6 +610,60 @@ fn a_killed_waiter_costs_no_notification() {
     assert_eq!(waiters.notify(arena, me, 1), 1);
     assert_eq!(lucky.wait(), 0);
     assert_eq!((waiters.notify(arena, me, 5), waiters.waiters()), (0, 0));
+}
+
+/// `others` have a place when the second one comes.
+fn notified_and_killed(others: u32) {
+    let arena = arena();
+    let me = arena.enroll("me").expect("member");
+    let handle = arena
+        .allocate(me, size_of::<RawWaitQueue>(), Kind::WaitQueue)
+        .expect("memory");
+    let waiters: &RawWaitQueue = arena.object(handle, Kind::WaitQueue).expect("there");
+    let heard = counter(arena, me);
+    let doomed = fork(arena, me, |who| {
+        let ticket = waiters.enqueue(arena, who);
+        waiters
+            .wait(arena, who, ticket, &mut seconds(60))
+            .expect("notified");
+        heard.store(1, Ordering::SeqCst);
+        // As one that waits for the lock.
+        std::thread::sleep(Duration::from_secs(60));
+    });
+    while waiters.waiters() < 1 {
+        std::thread::yield_now();
+    }
+    let tickets: Vec<Ticket> = (0..others).map(|_| waiters.enqueue(arena, me)).collect();
+    let lucky = fork(arena, me, |who| {
+        let ticket = waiters.enqueue(arena, who);
+        waiters
+            .wait(arena, who, ticket, &mut seconds(10))
+            .expect("notified");
+        waiters.give_up(arena, who, ticket, true);
+    });
+    while waiters.waiters() < others + 2 {
+        std::thread::yield_now();
+    }
+    for ticket in tickets {
+        waiters.give_up(arena, me, ticket, true);
+    }
+    assert_eq!(waiters.notify(arena, me, 1), 1);
+    while heard.load(Ordering::SeqCst) == 0 {
+        std::thread::yield_now();
+    }
+    doomed.kill();
+    assert_eq!(doomed.wait(), -libc::SIGKILL);
+    let killed = Instant::now();
+    assert_eq!(lucky.wait(), 0);
+    assert!(killed.elapsed() < Duration::from_secs(2));
+    assert_eq!((waiters.notify(arena, me, 5), waiters.waiters()), (0, 0));
+}
+
+#[test]
+fn who_is_notified_and_killed_before_it_has_the_lock_costs_no_notification() {
+    notified_and_killed(0);
+    // The second one finds no place of its own.
+    notified_and_killed(249);
 }
 
 #[test]
@@ -617,7 +676,12 @@ fn notify_wakes_as_many_as_it_says_and_a_time_out_gives_the_place_up() {
     let waiters: &RawWaitQueue = arena.object(handle, Kind::WaitQueue).expect("there");
     let ticket = waiters.enqueue(arena, me);
     assert_eq!(
-        waiters.wait(ticket, &mut Patience::timeout(Duration::from_millis(10))),
+        waiters.wait(
+            arena,
+            me,
+            ticket,
+            &mut Patience::timeout(Duration::from_millis(10))
+        ),
         Err(WaitError::TimedOut)
     );
     assert_eq!(waiters.notify(arena, me, 1), 0);
@@ -626,7 +690,10 @@ fn notify_wakes_as_many_as_it_says_and_a_time_out_gives_the_place_up() {
         for _ in 0..5 {
             scope.spawn(|| {
                 let ticket = waiters.enqueue(arena, me);
-                waiters.wait(ticket, &mut seconds(20)).expect("notified");
+                waiters
+                    .wait(arena, me, ticket, &mut seconds(20))
+                    .expect("notified");
+                waiters.give_up(arena, me, ticket, true);
                 woken.fetch_add(1, Ordering::SeqCst);
             });
         }
@@ -752,4 +819,90 @@ fn a_barrier_breaks_when_a_party_dies_or_gives_up_and_mends_by_a_reset() {
     );
     assert_eq!(error, Err(BarrierError::TimedOut));
     assert!(barrier.is_broken());
+}
+
+#[test]
+fn a_writer_notices_a_dead_reader_though_others_keep_trying_to_read() {
+    let arena = arena();
+    let me = arena.enroll("me").expect("member");
+    let handle = arena
+        .allocate(me, 64 + RawRwLock::READERS * 8, Kind::RwLock)
+        .expect("memory");
+    let lock: &RawRwLock = arena.object(handle, Kind::RwLock).expect("there");
+    let readers: &[AtomicU64] = arena
+        .objects(handle, Kind::RwLock, 64, RawRwLock::READERS)
+        .expect("there");
+    let reads = counter(arena, me);
+    let reader = fork(arena, me, |who| {
+        lock.read(arena, who, readers, &mut seconds(10), &mut |_| {})
+            .expect("it is free");
+        reads.store(1, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_secs(60));
+    });
+    while reads.load(Ordering::SeqCst) == 0 {
+        std::thread::yield_now();
+    }
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let written = lock.write(arena, me, readers, &mut seconds(20), &mut |_| {});
+            (written, Instant::now())
+        });
+        while lock.writer().is_none() {
+            std::thread::yield_now();
+        }
+        // Past its first look.
+        std::thread::sleep(Duration::from_millis(20));
+        reader.kill();
+        let killed = Instant::now();
+        while !writer.is_finished() && killed.elapsed() < Duration::from_secs(5) {
+            assert!(!lock.try_read(me, readers), "there is a writer");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let (written, at) = writer.join().expect("no panic");
+        assert_eq!(written, Ok(()));
+        assert!(at - killed < Duration::from_secs(2), "{:?}", at - killed);
+    });
+    assert_eq!(reader.wait(), -libc::SIGKILL);
+}
+
+#[test]
+fn what_the_dead_hold_goes_back_before_their_parents_look_after_them() {
+    let arena = arena();
+    let me = arena.enroll("me").expect("member");
+    let before = arena.stats().objects;
+    let token = || arena.allocate(me, 8, Kind::Block).expect("memory");
+
+    // A message that mentions it, and that a dead one had in its hands.
+    let mentioned = token();
+    let reader = fork(arena, me, |who| {
+        let contents = Contents {
+            mentions: &[mentioned],
+            ..Contents::default()
+        };
+        arena.write_parcel(who, &contents).expect("memory");
+    });
+    assert_eq!(reader.wait(), 0);
+    arena.release(me, mentioned);
+    assert!(arena.release_dead(me, mentioned), "a message holds it");
+    arena.give_back_dead(me);
+    assert!(arena.kind(mentioned).is_err(), "nobody holds it");
+    assert!(!arena.release_dead(me, mentioned));
+    // Its parent can still ask who it was.
+    assert!(arena.member(reader.seat).is_some());
+    arena.reap(me, reader.seat);
+
+    // A seat that one who has died since kept for a child.
+    let lent = token();
+    let parent = fork(arena, me, |who| {
+        let seat = arena
+            .reserve_member(Some(who), "a child", Role::Process)
+            .expect("a seat");
+        arena.lend(seat, lent).expect("there");
+    });
+    assert_eq!(parent.wait(), 0);
+    arena.release(me, lent);
+    assert!(!arena.release_dead(me, lent));
+    assert!(arena.kind(lent).is_err(), "nobody holds it");
+    arena.reap(me, parent.seat);
+    assert_eq!(arena.stats().objects, before);
 }

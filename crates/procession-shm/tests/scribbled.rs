@@ -148,7 +148,8 @@ impl Scene {
         if let Ok(waiting) = arena.object::<RawWaitQueue>(self.waiting, Kind::WaitQueue) {
             let ticket = waiting.enqueue(arena, me);
             let _ = waiting.notify(arena, me, 1);
-            let _ = waiting.wait(ticket, &mut soon());
+            let _ = waiting.wait(arena, me, ticket, &mut soon());
+            waiting.give_up(arena, me, ticket, true);
         }
         if let Ok(event) = arena.object::<RawEvent>(self.event, Kind::Event) {
             event.set();

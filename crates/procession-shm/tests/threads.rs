@@ -225,8 +225,11 @@ fn an_event_and_a_notification_bring_along_what_was_done_before() {
                     event.wait(&mut patience()).expect("set");
                     assert_eq!(set.look(), 1);
                     let ticket = waiters.enqueue(arena, who);
-                    waiters.wait(ticket, &mut patience()).expect("notified");
+                    waiters
+                        .wait(arena, who, ticket, &mut patience())
+                        .expect("notified");
                     assert_eq!(notified.look(), 1);
+                    waiters.give_up(arena, who, ticket, true);
                 });
             }
             set.raise();

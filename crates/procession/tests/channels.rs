@@ -261,6 +261,29 @@ fn the_death_of_the_last_sender_ends_a_pipe() {
 }
 
 #[procession::test]
+fn the_death_of_a_sender_before_it_has_its_arguments_ends_a_pipe() {
+    let _watched = watched();
+    for method in METHODS {
+        let (sender, receiver) = procession::pipe::<u32>().unwrap();
+        let dies = || -> Result<(), String> { std::process::abort() };
+        let producer = Process::builder()
+            .start_method(method)
+            .setup(dies, ())
+            .spawn(|sender: Sender<u32>| sender.send(1).unwrap(), sender)
+            .unwrap();
+        // The parent of the dead one waits for another, and does not look.
+        let mut consumer = Process::spawn(
+            |receiver: Receiver<u32>| receiver.recv().unwrap_err().is_closed(),
+            receiver,
+        )
+        .unwrap();
+        let heard = consumer.join_timeout(ms(5000)).unwrap();
+        assert_eq!(heard, Some(true), "{method:?}");
+        assert_eq!(producer.wait().signal(), Some(6));
+    }
+}
+
+#[procession::test]
 fn the_death_of_somebody_elses_child_ends_a_pipe() {
     let _watched = watched();
     let (sender, receiver) = procession::pipe::<u32>().unwrap();

@@ -285,11 +285,11 @@ impl Supervisor {
     /// queue is read. See above.
     fn lost_task(&self, slot: usize) -> Option<Held> {
         let held = self.shared.slot(slot).held()?;
-        // Numbers wrap at 2^32, and never are so many items under way.
         let number = held.item as u32;
         let queue = self.desk.tasks().queue((held.item >> 32) as usize)?;
-        let past = queue.taken().wrapping_sub(number);
-        if past == 0 || past > u32::MAX / 2 {
+        // It was the next one when the worker wrote it down. Numbers wrap at 2^32, and others may have been
+        // taken by the thousand million since.
+        if queue.taken() == number {
             return None;
         }
         let others = self
@@ -584,6 +584,26 @@ mod tests {
             shared.slot(1).settle();
             assert_eq!(lost(&supervisor, 1), None, "its result is committed");
         }
+    }
+
+    #[test]
+    fn a_task_is_lost_however_many_were_taken_since() {
+        let (supervisor, shared) = idle();
+        let arena = family::family().expect("there").arena();
+        let queue = supervisor.desk.tasks().common();
+        let words: &[AtomicU64] = arena
+            .objects(queue.handle(), procession_shm::Kind::Queue, 0, 11)
+            .expect("there");
+        // How many were put and taken stands in the upper halves of the third word of each side.
+        for (word, count) in [(2, 3u64 << 30), (10, 3 << 30)] {
+            words[word].store(count << 32, Ordering::SeqCst);
+        }
+        assert_eq!(queue.taken(), 3 << 30);
+        shared.slot(0).take(held(7));
+        assert_eq!(lost(&supervisor, 0), Some((9, 7)));
+        shared.slot(0).settle();
+        shared.slot(0).take(held(3 << 30));
+        assert_eq!(lost(&supervisor, 0), None, "it is the next one");
     }
 
     #[test]

@@ -274,7 +274,8 @@ impl Worker {
         }
         let slot = self.slot;
         for number in self.first_two() {
-            let Some(queue) = self.tasks.queue(number) else {
+            let queue = self.tasks.queue(number);
+            let Some(queue) = queue.filter(|queue| !queue.is_empty()) else {
                 continue;
             };
             let taken = queue.take_if(|front| {
@@ -288,7 +289,11 @@ impl Worker {
                 slot.take(header.held(number, front.number()));
                 Some(header)
             });
-            let Some(header) = taken else { continue };
+            let Some(header) = taken else {
+                // It is this one's turn, as soon as it can be taken from.
+                return false;
+            };
+            self.common_first = !self.common_first;
             if self.is_cancelled(header.job) {
                 self.skip(header);
                 return false;
@@ -301,8 +306,7 @@ impl Worker {
     }
 
     /// Its own queue and the common one, by turns.
-    fn first_two(&mut self) -> [usize; 2] {
-        self.common_first = !self.common_first;
+    fn first_two(&self) -> [usize; 2] {
         if self.common_first {
             [0, self.lane]
         } else {
@@ -365,7 +369,10 @@ impl Worker {
             });
             match got {
                 Err(GetError::Empty | GetError::Closed) => {}
-                got => return Some(got),
+                got => {
+                    self.common_first = !self.common_first;
+                    return Some(got);
+                }
             }
         }
         None

@@ -1,6 +1,6 @@
 //! `WaitQueue`: what a condition is made of, beside its lock.
 
-use procession_engine::{Patience, Ticket, WaitError, WaitQueue as RawWaitQueue};
+use procession_engine::{Ticket, WaitError, WaitQueue as RawWaitQueue};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
@@ -20,6 +20,24 @@ impl WaitQueue {
     }
 }
 
+/// The place is kept if it was notified, and given up if not.
+fn wait_at(
+    py: Python<'_>,
+    queue: &RawWaitQueue,
+    ticket: Ticket,
+    timeout: Timeout,
+) -> PyResult<Result<(), WaitError>> {
+    let awaited = Awaited::new(queue.handle(), "notify this condition");
+    wait::blocking_for(
+        py,
+        timeout,
+        awaited,
+        |patience| queue.wait(ticket, patience),
+        // A signal's handler has raised: it is another's.
+        |()| queue.give_up(ticket, false),
+    )
+}
+
 #[pymethods]
 impl WaitQueue {
     #[new]
@@ -37,12 +55,16 @@ impl WaitQueue {
         Ok(self.raw()?.enqueue().to_raw())
     }
 
-    /// Waits to be notified, without the lock; False if the time has passed.
+    /// Waits to be notified, without the lock, and gives the place up; False if the time has passed.
     #[pyo3(signature = (ticket, timeout=Timeout::FOREVER), text_signature = "($self, ticket, timeout=None)")]
     fn wait(&self, py: Python<'_>, ticket: u32, timeout: Timeout) -> PyResult<bool> {
         let queue = self.raw()?;
-        match wait_at(py, queue, Ticket::from_raw(ticket), timeout)? {
-            Ok(()) => Ok(true),
+        let ticket = Ticket::from_raw(ticket);
+        match wait_at(py, queue, ticket, timeout)? {
+            Ok(()) => {
+                queue.give_up(ticket, true);
+                Ok(true)
+            }
             Err(WaitError::TimedOut | WaitError::Interrupted) => Ok(false),
         }
     }
@@ -59,17 +81,28 @@ impl WaitQueue {
     ) -> PyResult<bool> {
         let queue = self.raw()?;
         let wait = |ticket| wait_at(py, queue, ticket, timeout);
+        // Should this process die while it waits for the lock, another one is notified.
+        let heard = |ticket, waited: PyResult<Result<(), WaitError>>| {
+            if matches!(waited, Ok(Ok(()))) {
+                queue.give_up(ticket, true);
+            }
+            waited
+        };
         let waited = if let Ok(lock) = lock.cast::<RLock>() {
             let ticket = queue.enqueue();
             let times = lock.get().release_all(py)?;
             let waited = wait(ticket);
-            lock.get().acquire_again(py, times).and(waited)?
+            let again = lock.get().acquire_again(py, times);
+            let waited = heard(ticket, waited);
+            again.and(waited)?
         } else {
             let lock = lock.cast::<Lock>()?;
             let ticket = queue.enqueue();
             lock.get().release(py)?;
             let waited = wait(ticket);
-            lock.get().acquire_again(py).and(waited)?
+            let again = lock.get().acquire_again(py);
+            let waited = heard(ticket, waited);
+            again.and(waited)?
         };
         match waited {
             Ok(()) => Ok(true),
@@ -95,15 +128,4 @@ impl WaitQueue {
     fn _adopt(&self, py: Python<'_>, handle: HandleBytes, _own: u8) -> PyResult<()> {
         self.0.adopt(py, &handle, RawWaitQueue::from_handle)
     }
-}
-
-fn wait_at(
-    py: Python<'_>,
-    queue: &RawWaitQueue,
-    ticket: Ticket,
-    timeout: Timeout,
-) -> PyResult<Result<(), WaitError>> {
-    let awaited = Awaited::new(queue.handle(), "notify this condition");
-    let call = |patience: &mut Patience<'_>| queue.wait(ticket, patience);
-    wait::blocking_for(py, timeout, awaited, call, drop)
 }

@@ -95,7 +95,7 @@ impl Arena {
                     }
                     // It is dead, or was stopped in the middle of it and may stay so for long.
                     if rounds.is_multiple_of(GIVES_WAY)
-                        && who_of(word).is_none_or(|who| who != me && self.is_dead(who))
+                        && who_of(word).is_none_or(|who| who != me && self.has_ended(who))
                     {
                         self.take_over_freeing(me, class, index, word);
                     }
@@ -175,24 +175,31 @@ impl Arena {
     }
 
     /// Clears the references of dead members to one object, without giving back the rest of what
-    /// they held: for who waits for the end of the last one that held it.
-    pub fn release_dead(&self, by: MemberId, handle: Handle) {
+    /// they held: for who waits for the end of the last one that held it. True if no member holds it then,
+    /// but a message does, on its way or in the hands of somebody: maybe of a dead one, see
+    /// [`give_back_dead`](Self::give_back_dead).
+    pub fn release_dead(&self, by: MemberId, handle: Handle) -> bool {
         let Some((class, index)) = self.split(handle.slot) else {
-            return;
+            return false;
         };
-        if generation_of(self.slot(class, index).word.load(Ordering::SeqCst)) != handle.generation {
-            return;
+        let word = &self.slot(class, index).word;
+        let lives = || generation_of(word.load(Ordering::SeqCst)) == handle.generation;
+        if !lives() {
+            return false;
         }
+        let mut held = false;
         for plane in 0..self.members_in_use().div_ceil(PLANE) {
             let bits = self.bits(plane, class, index);
             let set = bits.load(Ordering::SeqCst);
             for bit in (0..PLANE).filter(|bit| set >> bit & 1 != 0) {
-                self.while_dead(by, plane * PLANE + bit, || {
+                self.while_dead(by, plane * PLANE + bit, |_, _| {
                     bits.fetch_and(!(1 << bit), Ordering::SeqCst);
                 });
             }
+            held |= bits.load(Ordering::SeqCst) != 0;
         }
         self.free_if_unreferenced(by, class, index);
+        !held && lives()
     }
 
     /// The living members that hold an object. None if it is gone, or something else holds it as well: a
@@ -575,5 +582,32 @@ impl HeldStill<'_> {
             .into_iter()
             .map(|((member, handle), object)| ((mine(member), handle), object))
             .collect();
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_that_leaves_takes_apart_is_left_to_it() {
+        let arena = Arena::create(64 << 20).expect("an arena");
+        let me = arena.enroll("me").expect("a member");
+        let leaver = arena.enroll("leaver").expect("a member");
+        let handle = arena.allocate(leaver, 8, Kind::Block).expect("memory");
+        let (class, index) = arena.split(handle.slot).expect("is a slot");
+        let word = &arena.slot(class, index).word;
+        let freeing = slot_word(handle.generation, FREEING, Some(leaver));
+        word.store(freeing, Ordering::SeqCst);
+        arena.leave(leaver);
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| arena.acquire(me, handle));
+            // As long as it runs, which it does in this very process.
+            std::thread::sleep(Duration::from_millis(50));
+            assert_eq!(word.load(Ordering::SeqCst), freeing);
+            let free = slot_word(handle.generation + 1, FREE, None);
+            word.store(free, Ordering::SeqCst);
+            assert!(other.join().expect("no panic").is_err());
+        });
     }
 }

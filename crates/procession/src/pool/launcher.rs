@@ -7,9 +7,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::engine::launch::LaunchRequest;
 use crate::engine::pool::{LaunchError, Launched};
-use crate::engine::{self, Child, Handle, Parcel, Role};
+use crate::engine::{self, Child, Handle, Parcel, Patience, Role};
 use crate::error::{Error, Result};
-use crate::process::{Conditions, Settings};
+use crate::process::{Conditions, SIGKILL, Settings};
 use crate::start::{self, Occupation};
 use crate::wire;
 
@@ -120,9 +120,12 @@ impl Launcher {
             };
             start::launch(&request, &self.conditions.surroundings)
         })?;
-        let pidfd = child.sentinel().try_clone_to_owned();
-        let pidfd =
-            pidfd.map_err(|error| Error::system("a descriptor could not be duplicated", error))?;
+        let pidfd = child.sentinel().try_clone_to_owned().map_err(|error| {
+            // Another is to have its place: it must be gone by then.
+            let _ = child.kill(SIGKILL);
+            let _ = child.wait(&mut Patience::forever());
+            Error::system("a descriptor could not be duplicated", error)
+        })?;
         let launched = Launched {
             pid: child.pid(),
             pidfd,

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use crate::engine::{Patience, WaitQueue};
 use crate::error::Result;
-use crate::sync::lock::{Lock, LockGuard};
+use crate::sync::lock::LockGuard;
 use crate::sync::poison::LockResult;
 use crate::wire::travels;
 
@@ -72,9 +72,7 @@ impl Condition {
     where
         T: Serialize + DeserializeOwned,
     {
-        self.release_and_wait(guard, &mut Patience::forever())
-            .0
-            .lock()
+        self.release_and_wait(guard, &mut Patience::forever()).0
     }
 
     /// Like [`wait`](Self::wait), at most for `timeout`; says whether that has passed without a
@@ -90,8 +88,8 @@ impl Condition {
     where
         T: Serialize + DeserializeOwned,
     {
-        let (lock, timed_out) = self.release_and_wait(guard, &mut Patience::timeout(timeout));
-        match lock.lock() {
+        let (locked, timed_out) = self.release_and_wait(guard, &mut Patience::timeout(timeout));
+        match locked {
             Ok(guard) => Ok((guard, timed_out)),
             Err(poisoned) => Err(poisoned.map(|guard| (guard, timed_out))),
         }
@@ -158,15 +156,20 @@ impl Condition {
         &self,
         guard: LockGuard<'a, T>,
         patience: &mut Patience<'_>,
-    ) -> (&'a Lock<T>, bool)
+    ) -> (LockResult<LockGuard<'a, T>>, bool)
     where
         T: Serialize + DeserializeOwned,
     {
         let lock = LockGuard::lock(&guard);
         let ticket = self.0.enqueue();
         drop(guard);
-        let timed_out = self.0.wait(ticket, patience).is_err();
-        (lock, timed_out)
+        let waited = self.0.wait(ticket, patience);
+        // Should this process die while it waits for the lock, another one is notified.
+        let locked = lock.lock();
+        if waited.is_ok() {
+            self.0.give_up(ticket, true);
+        }
+        (locked, waited.is_err())
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::engine::{self, Acquired, Patience};
+use crate::engine::{self, Acquired, MemberId, Patience};
 use crate::error::Result;
 use crate::sync::Owner;
 use crate::sync::poison::{Cause, LockResult, Poisoned, TryLockError, TryLockResult, forever};
@@ -120,7 +120,10 @@ impl<T: Serialize + DeserializeOwned> Lock<T> {
             }
             Err(_) => return Err(TryLockError::Locked),
         }
-        let held = Held { lock: &self.lock };
+        let held = Held {
+            lock: &self.lock,
+            who: self.lock.me(),
+        };
         let value = match self.state.load() {
             Ok(value) => value,
             Err(error) => {
@@ -136,7 +139,7 @@ impl<T: Serialize + DeserializeOwned> Lock<T> {
             value,
             changed: false,
             panicking: std::thread::panicking(),
-            _held: held,
+            held,
             not_send: PhantomData,
         };
         Poisoned::told(guard, self.state.flag, self.state.flag.get(), "lock")
@@ -204,10 +207,21 @@ impl<'de, T> Deserialize<'de> for Lock<T> {
 /// Releases the lock, whatever else happens.
 struct Held<'a> {
     lock: &'a engine::Lock,
+    who: MemberId,
+}
+
+impl Held<'_> {
+    /// A copy in a forked child holds nothing.
+    fn is_mine(&self) -> bool {
+        self.lock.me() == self.who
+    }
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
+        if !self.is_mine() {
+            return;
+        }
         // SYNC POINT: what was put back, and the poison, become visible to the next holder. An
         // error would mean that somebody overwrote the word; there is nobody to be told here.
         let _ = self.lock.release();
@@ -227,7 +241,7 @@ pub struct LockGuard<'a, T: Serialize + DeserializeOwned> {
     /// Whether the thread was panicking already when it took the lock.
     panicking: bool,
     /// Dropped after the value: what the value refers to may end with it.
-    _held: Held<'a>,
+    held: Held<'a>,
     /// The lock's word names the thread that holds it.
     not_send: PhantomData<*const ()>,
 }
@@ -269,6 +283,9 @@ impl<T: Serialize + DeserializeOwned> DerefMut for LockGuard<'_, T> {
 
 impl<T: Serialize + DeserializeOwned> Drop for LockGuard<'_, T> {
     fn drop(&mut self) {
+        if !self.held.is_mine() {
+            return;
+        }
         let flag = self.lock.state.flag;
         if std::thread::panicking() && !self.panicking {
             flag.set(Cause::Panicked {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::engine::{self, Patience};
+use crate::engine::{self, MemberId, Patience};
 use crate::error::{Error, Result};
 use crate::wire::travels;
 
@@ -57,7 +57,7 @@ impl Semaphore {
     pub fn acquire(&self) -> Permit<'_> {
         // Patience without end runs out only where somebody asked to be interrupted.
         while self.0.acquire(&mut Patience::forever()).is_err() {}
-        Permit { semaphore: self }
+        Permit::of(self)
     }
 
     /// Takes a permit if there is one now.
@@ -66,7 +66,7 @@ impl Semaphore {
         self.0
             .acquire(&mut Patience::none())
             .ok()
-            .map(|()| Permit { semaphore: self })
+            .map(|()| Permit::of(self))
     }
 
     /// Takes a permit, waiting for it at most for `timeout`.
@@ -75,7 +75,7 @@ impl Semaphore {
         self.0
             .acquire(&mut Patience::timeout(timeout))
             .ok()
-            .map(|()| Permit { semaphore: self })
+            .map(|()| Permit::of(self))
     }
 
     /// Adds `count` permits: gives back those of [forgotten](Permit::forget) ones, or signals so
@@ -100,9 +100,17 @@ impl Semaphore {
 #[must_use = "the permit is given back at once if nothing holds it"]
 pub struct Permit<'a> {
     semaphore: &'a Semaphore,
+    who: MemberId,
 }
 
-impl Permit<'_> {
+impl<'a> Permit<'a> {
+    fn of(semaphore: &'a Semaphore) -> Permit<'a> {
+        Permit {
+            semaphore,
+            who: semaphore.0.me(),
+        }
+    }
+
     /// Keeps the permit: it is given back by [`Semaphore::release`], perhaps in another process, or
     /// never.
     pub fn forget(self) {
@@ -126,8 +134,11 @@ impl fmt::Debug for Permit<'_> {
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        // An error would mean that somebody released what was not his; there is nobody to be told
-        // here.
-        let _ = self.semaphore.0.release(1);
+        // A copy in a forked child is none.
+        if self.semaphore.0.me() == self.who {
+            // An error would mean that somebody released what was not his; there is nobody to be told
+            // here.
+            let _ = self.semaphore.0.release(1);
+        }
     }
 }
