@@ -16,7 +16,7 @@ use crate::ticket::{Reader, Ticket, from_hex};
 
 /// As long as all of it may take.
 fn soon<'a>() -> Patience<'a> {
-    Patience::timeout(Duration::from_secs(5))
+    Patience::timeout(Duration::from_secs(20))
 }
 
 /// A number as it stands at the head of a frame: often one with a meaning.

@@ -356,7 +356,7 @@ fn waits_end_when_they_should() {
         let error = reader.recv_bytes(None, &mut Patience::forever().with_interrupt(&mut hook));
         assert!(matches!(error, Err(RecvError::Interrupted)));
         assert!(
-            start.elapsed() < Duration::from_secs(5),
+            start.elapsed() < Duration::from_secs(20),
             "the hook is asked every 50 ms"
         );
         let mut hook = || true;

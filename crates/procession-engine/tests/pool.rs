@@ -104,15 +104,21 @@ fn tasks_submitted_several_at_once_are_as_any_others() {
 #[test]
 fn a_worker_that_dies_of_a_wake_up_leaves_the_task_to_the_others() {
     let (pool, _) = pool(3);
-    assert_eq!(done(ask(&pool, b"ehello")), b"hello");
-    // By then they look for themselves only now and then.
-    thread::sleep(Duration::from_millis(1200));
-    for worker in &pool.workers()[..2] {
-        assert!(kill(worker.pid));
+    let mut took = Vec::new();
+    for _ in 0..3 {
+        until("ready", || all_ready(&pool));
+        assert_eq!(done(ask(&pool, b"ehello")), b"hello");
+        // By then they look for themselves only now and then: not in the next three seconds.
+        thread::sleep(Duration::from_millis(1500));
+        for worker in &pool.workers()[..2] {
+            assert!(kill(worker.pid));
+        }
+        let start = Instant::now();
+        assert_eq!(done(ask(&pool, b"ehello")), b"hello");
+        took.push(start.elapsed());
     }
-    let start = Instant::now();
-    assert_eq!(done(ask(&pool, b"ehello")), b"hello");
-    assert!(start.elapsed() < Duration::from_secs(2));
+    took.sort();
+    assert!(took[1] < Duration::from_secs(2), "{took:?}");
     finish(&pool);
 }
 
@@ -229,7 +235,8 @@ fn under_fire_every_task_has_exactly_one_outcome() {
     let (mut kills, mut results, mut losses) = (0, 0, 0);
     let mut random = 0x9e37_79b9_7f4a_7c15u64;
     let end = Instant::now() + Duration::from_secs(3);
-    while Instant::now() < end {
+    // A busy machine takes its time to start workers that can be killed.
+    while Instant::now() < end || kills <= 20 && Instant::now() < end + 2 * LIMIT {
         let job = pool.job().expect("is running");
         for number in 0..200u32 {
             let mut bytes = message(b"e");
@@ -378,11 +385,7 @@ fn terminate_tells_everybody_who_waits() {
         assert_eq!(thread.join().expect("no panic"), 4);
     }
     pool.join(&mut limit()).expect("ends");
-    assert!(
-        start.elapsed() < Duration::from_secs(10),
-        "took {:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() < LIMIT, "took {:?}", start.elapsed());
     assert_eq!(pool.state(), State::Terminated);
     assert_eq!(forks.ended().len(), 2);
 }
@@ -497,8 +500,9 @@ fn joining_a_running_pool_is_refused() {
 #[test]
 fn waits_end_in_time_and_by_interrupt() {
     let (pool, _) = pool(1);
+    let gate = Gate::new("waits");
     let job = pool.job().expect("is running");
-    job.submit_only(Submission::bytes(&mut message(b"s\xc8")))
+    job.submit_only(Submission::bytes(&mut message(&gate.task())))
         .expect("is submitted");
     assert_eq!(
         job.next(&mut Patience::none()).err(),
@@ -521,6 +525,7 @@ fn waits_end_in_time_and_by_interrupt() {
             .err(),
         Some(WaitError::Interrupted)
     );
+    gate.open();
     job.wait_all(&mut limit()).expect("in time");
     finish(&pool);
 }
@@ -541,7 +546,7 @@ fn threads_that_wait_serve_each_other() {
         }
     });
     assert!(
-        start.elapsed() < Duration::from_secs(30),
+        start.elapsed() < Duration::from_secs(60),
         "{:?}",
         start.elapsed()
     );

@@ -187,7 +187,7 @@ fn a_task_that_runs_too_long_is_stopped_and_no_other() {
     let start = Instant::now();
     let overdue = only(&pool, within(ms(60)), b"l");
     let quick: Vec<Job> = (0..40)
-        .map(|_| only(&pool, within(ms(3000)), b"s\x05"))
+        .map(|_| only(&pool, within(LIMIT), b"s\x05"))
         .collect();
     match reply(&overdue) {
         Reply::TimedOut(overrun) => {
@@ -196,7 +196,7 @@ fn a_task_that_runs_too_long_is_stopped_and_no_other() {
         }
         other => panic!("{other:?}"),
     }
-    assert!(start.elapsed() >= ms(60) && start.elapsed() < ms(10_000));
+    assert!(start.elapsed() >= ms(60) && start.elapsed() < LIMIT);
     for job in others.iter().chain(&quick) {
         assert_eq!(done(reply(job)), b"slept");
     }
@@ -208,8 +208,9 @@ fn a_task_that_runs_too_long_is_stopped_and_no_other() {
 #[test]
 fn the_time_in_the_queue_does_not_count() {
     let (pool, _) = pool(1);
-    let jobs: Vec<Job> = (0..10)
-        .map(|_| only(&pool, within(ms(150)), b"s\x1e"))
+    // The last ones begin when the limit of all has passed.
+    let jobs: Vec<Job> = (0..12)
+        .map(|_| only(&pool, within(ms(2000)), b"s\xfa"))
         .collect();
     for job in &jobs {
         assert_eq!(done(reply(job)), b"slept");
@@ -239,8 +240,8 @@ fn at_its_limit_a_task_is_done_or_stopped_and_the_next_one_is_unharmed() {
 #[test]
 fn what_has_not_begun_never_does_once_it_is_cancelled() {
     let (pool, _) = pool(1);
-    let notes = Notes::new("cancelled");
-    let running = only(&pool, tries(0), b"s\xc8");
+    let (notes, gate) = (Notes::new("cancelled"), Gate::new("cancelled"));
+    let running = only(&pool, tries(0), &gate.task());
     until("it runs", || pool.workers()[0].task.is_some());
     let waiting: Vec<Job> = (0..50)
         .map(|n| only(&pool, tries(n % 2), &notes.task(b"n")))
@@ -263,7 +264,8 @@ fn what_has_not_begun_never_does_once_it_is_cancelled() {
     assert!(submit(&many, b"e").is_err(), "it gets no more");
     let cancelled = running.cancel(false, &mut limit()).expect("in time");
     assert_eq!((cancelled.prevented, cancelled.running), (0, 1));
-    assert_eq!(done(reply(&running)), b"slept");
+    gate.open();
+    assert_eq!(done(reply(&running)), b"went through");
     drop(waiting);
     // Other jobs in the places of those that were cancelled.
     for _ in 0..200 {
@@ -277,8 +279,9 @@ fn what_has_not_begun_never_does_once_it_is_cancelled() {
 #[test]
 fn a_running_task_is_stopped_if_that_is_wanted() {
     let (pool, _) = pool(2);
+    let gate = Gate::new("stopped");
     let victim = only(&pool, tries(3), b"l");
-    let other = only(&pool, tries(0), b"s\xc8");
+    let other = only(&pool, tries(0), &gate.task());
     until("both run", || {
         pool.workers().iter().all(|worker| worker.task.is_some())
     });
@@ -288,7 +291,8 @@ fn a_running_task_is_stopped_if_that_is_wanted() {
         matches!(reply(&victim), Reply::Cancelled),
         "it is not tried again"
     );
-    assert_eq!(done(reply(&other)), b"slept");
+    gate.open();
+    assert_eq!(done(reply(&other)), b"went through");
     finish(&pool);
 }
 
@@ -298,12 +302,16 @@ fn whether_done_cancelled_or_killed_each_task_has_one_outcome() {
     let notes = Notes::new("races");
     let mut outcomes = [0; 4];
     let mut begun = 0;
-    for round in 0..400_u32 {
+    for round in 0..4000_u32 {
+        if round >= 400 && outcomes[0] > 0 && outcomes[1] > 0 {
+            break;
+        }
         let job = only(&pool, tries(round % 2), &notes.task(b"n"));
         for _ in 0..round % 23 {
             thread::yield_now();
         }
-        if round % 7 == 3 {
+        let attacked = round % 7 == 3;
+        if attacked {
             kill_if_ready(&pool, round as usize % 2);
         }
         let cancelled = job.cancel(round % 5 == 0, &mut limit()).expect("in time");
@@ -316,6 +324,8 @@ fn whether_done_cancelled_or_killed_each_task_has_one_outcome() {
             Reply::Cancelled => {
                 outcomes[1] += 1;
                 begun += cancelled.running;
+                // It may have had a try before it was prevented from another.
+                begun += u64::from(attacked && round % 2 == 1);
             }
             Reply::Lost(_) | Reply::Poison(_) => {
                 outcomes[2] += 1;
@@ -346,7 +356,8 @@ fn a_job_may_be_cancelled_after_the_end_of_its_pool() {
 #[test]
 fn a_cancelled_job_may_be_dropped_at_once() {
     let (pool, _) = pool(1);
-    let blocker = only(&pool, tries(0), b"s\x64");
+    let gate = Gate::new("dropped");
+    let blocker = only(&pool, tries(0), &gate.task());
     for _ in 0..30 {
         let job = only(&pool, tries(0), b"k");
         assert_eq!(
@@ -354,7 +365,8 @@ fn a_cancelled_job_may_be_dropped_at_once() {
             1
         );
     }
-    assert_eq!(done(reply(&blocker)), b"slept");
+    gate.open();
+    assert_eq!(done(reply(&blocker)), b"went through");
     assert_eq!(done(ask(&pool, b"ehello")), b"hello");
     finish(&pool);
     assert_eq!(pool.status().totals.lost, 0);
@@ -387,7 +399,7 @@ fn workers_that_have_grown_are_replaced_and_nothing_is_lost() {
 #[test]
 fn a_pool_tells_what_is_going_on() {
     let (pool, _) = pool(2);
-    let jobs: Vec<Job> = (0..10).map(|_| only(&pool, tries(0), b"s\xc8")).collect();
+    let jobs: Vec<Job> = (0..10).map(|_| only(&pool, tries(0), b"l")).collect();
     until("both work", || pool.status().running == 2);
     assert_eq!(pool.status().queued, 8);
     thread::sleep(ms(50));
@@ -422,7 +434,6 @@ fn an_idle_pool_uses_no_processor_after_time_limits_and_cancels() {
     let job = only(&pool, within(ms(20)), b"l");
     assert!(matches!(reply(&job), Reply::TimedOut(_)));
     until("replaced", || all_ready(&pool));
-    thread::sleep(ms(100));
     let switches = || -> u64 {
         // This thread sleeps, so what is left is the supervisor's.
         let tasks = std::fs::read_dir("/proc/self/task").expect("is there");
@@ -441,9 +452,12 @@ fn an_idle_pool_uses_no_processor_after_time_limits_and_cancels() {
         };
         statuses.map(count).sum()
     };
-    let before = switches();
-    thread::sleep(ms(400));
-    assert!(switches() - before <= 1, "the supervisor does not sleep");
+    // A busy machine takes its time until nothing is left to do.
+    until("the supervisor sleeps", || {
+        let before = switches();
+        thread::sleep(ms(400));
+        switches() - before <= 1
+    });
     finish(&pool);
     assert!(job.next(&mut Patience::none()).expect("is over").is_none());
 }

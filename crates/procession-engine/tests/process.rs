@@ -74,7 +74,7 @@ fn a_payload_goes_when_the_child_has_dropped_it() {
         drop(block);
         let request = request.request(method, DROP_AND_SLEEP);
         let child = launch_stored(&request, parcel).expect("starts");
-        eventually("nobody holds it", Duration::from_secs(10), || {
+        eventually("nobody holds it", Duration::from_secs(20), || {
             Block::from_handle(handle).is_err()
         });
         assert!(child.is_alive(), "{method:?}");
@@ -136,7 +136,7 @@ fn waiting_ends_when_it_should() {
         );
         assert!(!poll::readable(child.sentinel(), Some(Duration::ZERO)).expect("polls"));
         child.kill(9).expect("is there");
-        assert!(poll::readable(child.sentinel(), Some(Duration::from_secs(10))).expect("polls"));
+        assert!(poll::readable(child.sentinel(), Some(Duration::from_secs(20))).expect("polls"));
         // Whoever was told by the sentinel gets the status at once.
         assert_eq!(child.try_wait(), Some(ExitStatus::Signal(9)), "{method:?}");
     }
@@ -147,7 +147,7 @@ fn children_that_were_let_go_of_are_cleared_away_later() {
     let _alone = alone();
     let before = kernel_children();
     let pids: Vec<u32> = METHODS.map(|method| start(method, EXIT).pid()).to_vec();
-    eventually("their remains are gone", Duration::from_secs(10), || {
+    eventually("their remains are gone", Duration::from_secs(20), || {
         end_of(&start(StartMethod::Fork, EXIT));
         let now = kernel_children();
         !pids.iter().any(|pid| now.contains(pid))
@@ -292,7 +292,7 @@ fn a_program_that_only_inherits_the_variable_is_nobodys_child() {
     let _together = together();
     let child = start(StartMethod::Spawn, SLEEP);
     let mut marker = String::new();
-    eventually("its environment is there", Duration::from_secs(10), || {
+    eventually("its environment is there", Duration::from_secs(20), || {
         let path = format!("/proc/{}/environ", child.pid());
         let environment = std::fs::read_to_string(path).expect("is text");
         let mut settings = environment.split('\0');

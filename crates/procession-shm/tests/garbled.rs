@@ -8,7 +8,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 /// Far more than any of it takes; a loop over what a garbled count says takes minutes.
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(20);
 
 thread_local! {
     static PLACE: (&'static Arena, MemberId) = {

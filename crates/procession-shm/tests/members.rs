@@ -33,6 +33,14 @@ impl Child {
         unsafe { libc::kill(self.pid, libc::SIGKILL) };
     }
 
+    /// Whether it sleeps: has come to where it waits.
+    fn sleeps(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).expect("runs");
+        stat.rsplit(") ")
+            .next()
+            .is_some_and(|rest| rest.starts_with('S'))
+    }
+
     /// Waits, 20 s at most; the exit code, or the signal below zero.
     fn wait(&self) -> i32 {
         let status = forked::wait(self.pid, "a member");
@@ -732,7 +740,9 @@ fn an_event_lets_through_even_those_who_look_late() {
     while ready.load(Ordering::SeqCst) < 3 {
         std::thread::yield_now();
     }
-    std::thread::sleep(Duration::from_millis(20));
+    while !children.iter().all(Child::sleeps) {
+        std::thread::yield_now();
+    }
     // A pulse: set and cleared before the sleepers can have looked.
     event.set();
     event.clear();

@@ -116,6 +116,13 @@ pub(crate) fn work(pool: Handle, slot: u32, manner: Manner, parent: u32) -> i32 
                 thread::sleep(LIMIT);
                 message(b"slept long")
             }
+            b'g' => {
+                let gate = std::str::from_utf8(rest).expect("is a name");
+                until("the gate is open", || {
+                    std::fs::exists(gate).is_ok_and(|open| open)
+                });
+                message(b"went through")
+            }
             b'k' => process::kill_self(),
             // Each carries the name of a file: it leaves a byte there.
             b'n' => {
@@ -149,6 +156,31 @@ pub(crate) fn work(pool: Handle, slot: u32, manner: Manner, parent: u32) -> i32 
                 },
             )
             .expect("has memory");
+    }
+}
+
+/// Tasks wait at it until it is opened: a file that is not there yet, and goes with this value.
+pub(crate) struct Gate(String);
+
+impl Gate {
+    pub(crate) fn new(name: &str) -> Gate {
+        let path = std::env::temp_dir().join(format!("gate-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        Gate(path.to_str().expect("is text").to_owned())
+    }
+
+    pub(crate) fn task(&self) -> Vec<u8> {
+        [b"g", self.0.as_bytes()].concat()
+    }
+
+    pub(crate) fn open(&self) {
+        std::fs::write(&self.0, "").expect("can be made");
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 

@@ -265,7 +265,7 @@ pub(crate) fn server_pid() -> Option<u32> {
 pub(crate) fn kill_by_pid(pid: u32) {
     let pidfd = sys::open_pidfd(pid).expect("is there");
     sys::send_signal(pidfd.as_fd(), 9).expect("is ours");
-    assert!(poll::readable(pidfd.as_fd(), Some(Duration::from_secs(10))).expect("polls"));
+    assert!(poll::readable(pidfd.as_fd(), Some(Duration::from_secs(20))).expect("polls"));
 }
 
 /// Launches daemons by each method, from the main thread and from another, and one that is none.
