@@ -409,7 +409,7 @@ fn permits_come_when_they_are_given_back_or_their_holders_die() {
             process.kill().unwrap();
             process.wait_async().await.unwrap();
             let waits = async { tokio::join!(permits.acquire_async(), permits.acquire_async()) };
-            let got = timeout(ms(1000), waits).await;
+            let got = timeout(ms(if bounded { 20_000 } else { 1000 }), waits).await;
             assert_eq!(
                 got.is_ok(),
                 bounded,
@@ -508,21 +508,25 @@ fn a_task_and_the_work_on_a_queue_can_be_asked_again() {
     let pool = Pool::new(1).unwrap();
     let jobs = Queue::<u32>::unbounded().unwrap();
     jobs.send_many([1, 2]).unwrap();
-    let work = |jobs: Queue<u32>| {
+    let go = Event::new().unwrap();
+    let work = |jobs: Queue<u32>, go: Event| {
         let mut got = Vec::new();
         while got.len() < 2 {
             jobs.recv_many(&mut got, 2).unwrap();
         }
+        go.wait();
         for _ in &got {
             std::thread::sleep(ms(30));
             jobs.task_done().unwrap();
         }
         got
     };
-    let task = pool.apply_async(work, jobs.clone()).unwrap();
+    let arguments = (jobs.clone(), go.clone());
+    let task = pool.apply_async(work, arguments).unwrap();
     block_on(async {
         assert!(timeout(ms(5), task.wait_async()).await.is_err());
         assert!(timeout(ms(5), jobs.join_async()).await.is_err());
+        go.set();
         jobs.join_async().await.unwrap();
         task.wait_async().await.unwrap();
         assert!(task.is_ready());
@@ -572,7 +576,7 @@ fn pipes_are_awaited_and_the_death_at_their_other_end() {
             process.kill().unwrap();
         });
         assert!(ended.unwrap_err().is_closed());
-        let refused = until(ms(2000), || there.try_send(1).err()).unwrap();
+        let refused = until(ms(20_000), || there.try_send(1).err()).unwrap();
         assert!(refused.is_closed());
         assert!(there.send_async(1).await.unwrap_err().is_closed());
         process.wait_async().await.unwrap();

@@ -17,6 +17,11 @@ fn pause(milliseconds: u64) -> u64 {
     milliseconds
 }
 
+fn pass(gate: Event) -> u64 {
+    gate.wait();
+    5
+}
+
 fn kill_myself(_: u64) -> u64 {
     std::process::abort()
 }
@@ -108,27 +113,35 @@ fn imap_gives_results_in_order_and_asks_for_items_as_it_goes() {
 fn imap_unordered_gives_each_result_once_as_it_comes() {
     let _watched = watched();
     let pool = Pool::new(2).unwrap();
-    let results = pool.imap_unordered(pause, [400, 1, 2, 3]).unwrap();
-    let results: Vec<u64> = results.collect::<Result<_, _>>().unwrap();
-    assert_eq!(results.len(), 4);
-    assert_eq!(results[3], 400, "the slow one comes last: {results:?}");
-    assert_eq!(
-        results.iter().copied().collect::<HashSet<_>>(),
-        HashSet::from([400, 1, 2, 3])
-    );
+    let go = Event::new().unwrap();
+    let work = |(number, go): (u64, Event)| {
+        if number == 0 {
+            go.wait();
+        }
+        number
+    };
+    let items = (0..4).map(|number| (number, go.clone()));
+    let mut results = pool.imap_unordered(work, items).unwrap();
+    let first: Result<HashSet<u64>, _> = results.by_ref().take(3).collect();
+    assert_eq!(first.unwrap(), HashSet::from([1, 2, 3]));
+    go.set();
+    assert_eq!(results.next().unwrap().unwrap(), 0, "the slow one is last");
+    assert!(results.next().is_none());
 }
 
 #[procession::test]
 fn waiting_for_a_task() {
     let _watched = watched();
     let pool = Pool::new(1).unwrap();
-    let mut task = pool.apply_async(pause, 300).unwrap();
+    let go = Event::new().unwrap();
+    let mut task = pool.apply_async(pass, go.clone()).unwrap();
     assert!(!task.is_ready() && !task.wait_timeout(ms(20)));
     let error = task.get_timeout(ms(20)).unwrap_err();
     assert!(error.is_timeout(), "{error}");
+    go.set();
     task.wait();
     assert!(task.is_ready());
-    assert_eq!(task.get_timeout(ms(0)).unwrap(), 300);
+    assert_eq!(task.get_timeout(ms(0)).unwrap(), 5);
     assert!(task.get().is_err(), "it was taken");
 }
 
@@ -176,7 +189,7 @@ fn a_worker_that_dies_fails_its_task_alone() {
             assert_eq!(task.get().unwrap(), 1);
         }
         // It is replaced.
-        until(ms(10_000), || (pool.worker_pids().len() == 2).then_some(())).expect("two workers");
+        until(ms(20_000), || (pool.worker_pids().len() == 2).then_some(())).expect("two workers");
         pool.join().unwrap();
     }
 }
@@ -223,7 +236,7 @@ fn a_worker_killed_while_idle_costs_nothing() {
         kill(pids[0]);
         let sum: u64 = pool.map_chunked(|x| x, 0..100_u64, 1).unwrap().iter().sum();
         assert_eq!(sum, 4950);
-        until(ms(10_000), || {
+        until(ms(20_000), || {
             let now = pool.worker_pids();
             (now.len() == 2 && !now.contains(&pids[0])).then_some(())
         })
@@ -367,10 +380,12 @@ fn a_dropped_pool_ends_its_workers() {
 fn joining_with_a_time_limit_gives_the_pool_back() {
     let _watched = watched();
     let pool = Pool::new(1).unwrap();
-    let task = pool.apply_async(pause, 400).unwrap();
+    let go = Event::new().unwrap();
+    let task = pool.apply_async(pass, go.clone()).unwrap();
     let pool = pool.join_timeout(ms(20)).expect_err("a task is running");
+    go.set();
     pool.join().unwrap();
-    assert_eq!(task.get().unwrap(), 400);
+    assert_eq!(task.get().unwrap(), 5);
 }
 
 #[procession::test]

@@ -158,7 +158,7 @@ fn signals_end_a_process() {
         let start = || {
             Process::builder()
                 .start_method(method)
-                .spawn(sleep_for, 5_000)
+                .spawn(sleep_for, 60_000)
                 .unwrap()
         };
         let (terminated, killed, interrupted) = (start(), start(), start());

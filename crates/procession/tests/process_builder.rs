@@ -352,7 +352,8 @@ fn nothing_stays_open_here() {
             .spawn(|| std::fs::read_dir("/proc/self/fd").unwrap().count(), ())
             .unwrap();
         let plain = plain.join().unwrap();
-        // What was let go of is cleared away with a later start.
+        // What was let go of is cleared away with a later start. On a busy machine it may not have ended
+        // by the first look: then there are fewer at the last one.
         let settle = || {
             std::thread::sleep(ms(50));
             by(method).spawn(|| (), ()).unwrap().join().unwrap();
@@ -366,9 +367,9 @@ fn nothing_stays_open_here() {
                 "{method:?}: the child has {inside} descriptors, and {plain} otherwise"
             );
         }
-        support::until(ms(10_000), || {
+        support::until(ms(20_000), || {
             settle();
-            (descriptors() == before).then_some(())
+            (descriptors() <= before).then_some(())
         })
         .unwrap_or_else(|()| panic!("{method:?}: {before} became {}", descriptors()));
     }

@@ -106,6 +106,8 @@ fn a_time_out_needs_no_parent() {
                 let child = by(method).timeout(ms(700)).spawn(spin, 60).unwrap();
                 tell.send(child.pid()).unwrap();
                 child.wait();
+                // For who kills it a moment later.
+                spin(60);
             },
             (
                 tell,
@@ -155,10 +157,9 @@ fn a_time_out_ends_whatever_does_not_end() {
 fn a_time_out_ends_a_stopped_process_too() {
     let _watched = watched();
     for method in METHODS {
-        let builder = by(method).timeout(ms(100)).stdout(Stdio::piped());
-        let process = builder.spawn(spin, 60).unwrap();
-        // A stopped process does not get the signal of the timer, but SIGKILL it does.
-        stop(process.pid());
+        // Long enough for it to come to its function first, on a busy machine too.
+        let builder = by(method).timeout(ms(1000)).stdout(Stdio::piped());
+        let process = builder.spawn(stop, ()).unwrap();
         let began = Instant::now();
         let error = process.join_with_output().result.unwrap_err();
         assert!(error.is_timeout(), "{method:?}: {error}");
@@ -167,11 +168,12 @@ fn a_time_out_ends_a_stopped_process_too() {
     }
 }
 
-fn stop(pid: u32) {
-    let stopped = std::process::Command::new("kill")
-        .args(["-STOP", &pid.to_string()])
-        .status();
-    assert!(stopped.unwrap().success());
+/// A stopped process does not get the signal of the timer, but SIGKILL it does.
+fn stop() {
+    let me = rustix::process::getpid();
+    rustix::process::kill_process(me, rustix::process::Signal::STOP).unwrap();
+    // This need not be the thread that gets the signal.
+    spin(60);
 }
 
 #[procession::test]

@@ -58,7 +58,7 @@ fn trying_to_read_and_to_write() {
             matches!(lock.try_write(), Err(TryLockError::Locked)),
             lock.write_timeout(ms(20)).is_err(),
             // The one that gave up has left nothing behind.
-            lock.read_timeout(ms(2000)).is_ok(),
+            lock.read_timeout(ms(20_000)).is_ok(),
         )
     };
     let seen = Process::spawn(probe, lock.clone()).unwrap().join().unwrap();
@@ -109,7 +109,7 @@ fn a_killed_reader_does_not_keep_writers_waiting() {
         reader.kill().unwrap();
     }
     // Nobody is told: a reader leaves nothing half done.
-    *lock.write_timeout(ms(5000)).expect("not poisoned") = 2;
+    *lock.write_timeout(ms(20_000)).expect("not poisoned") = 2;
     assert_eq!(*lock.read().unwrap(), 2);
 }
 
@@ -143,11 +143,11 @@ fn a_killed_writer_is_told_of_to_readers_and_writers() {
     // A writer that is killed while it waits for readers has changed nothing.
     let reading = lock.read().unwrap();
     let waits = Process::spawn(|lock: RwLock<Vec<i32>>| drop(lock.write()), lock.clone()).unwrap();
-    until(ms(5000), || lock.writer()).expect("it waits");
+    until(ms(20_000), || lock.writer()).expect("it waits");
     waits.kill().unwrap();
     waits.wait();
     drop(reading);
-    drop(lock.read_timeout(ms(5000)).expect("not poisoned"));
+    drop(lock.read_timeout(ms(20_000)).expect("not poisoned"));
     assert!(lock.writer().is_none());
 }
 

@@ -379,7 +379,7 @@ fn arrays_are_gone_with_their_last_user_however_it_ends() {
         user.wait();
     }
     drop((users, ready));
-    let gone = support::until(ms(5000), || {
+    let gone = support::until(ms(20_000), || {
         Process::spawn(|| (), ()).unwrap().join().unwrap();
         (objects() <= before).then_some(())
     });
