@@ -13,7 +13,9 @@ from contextlib import contextmanager
 
 import pytest
 
-BOUND = 20.0
+from conftest import stat_fields
+
+BOUND = 30.0
 
 
 class Child:
@@ -43,6 +45,10 @@ class Child:
         os.close(self.pidfd)
         self.pid = 0
         return os.waitstatus_to_exitcode(status)
+
+    def sleeps(self) -> None:
+        """Wait until its main thread waits for something."""
+        until(lambda: stat_fields(self.pid)[:1] == ["S"])
 
     def check(self) -> None:
         """Wait until it has ended, in good order."""

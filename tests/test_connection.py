@@ -317,14 +317,19 @@ def test_misuse_is_told() -> None:
 
 def accept_fails(listener: connection.Listener, peer: Callable[[Any], Any]) -> BaseException:
     """What ``accept`` raises when this peer connects; the listener is then in order."""
-    visit = InThread(peer, listener.address)
-    with pytest.raises(procession.AuthenticationError) as caught:
-        listener.accept()
-    visit.result()
+    error = turned_away(listener, peer)
     client = InThread(connection.Client, listener.address, None, KEY)
     with listener.accept() as ours, client.result() as theirs:
         theirs.send("in order")
         assert ours.recv() == "in order"
+    return error
+
+
+def turned_away(listener: connection.Listener, peer: Callable[[Any], Any]) -> BaseException:
+    visit = InThread(peer, listener.address)
+    with pytest.raises(procession.AuthenticationError) as caught:
+        listener.accept()
+    visit.result()
     return caught.value
 
 
@@ -392,12 +397,14 @@ def test_bad_peers_are_turned_away(family: str, peer: Callable[[Any], Any]) -> N
 
 @pytest.mark.parametrize("said", [b"", b"\0\0", struct.pack("!i", 20) + b"half a di"])
 def test_silent_peer_does_not_block_the_listener(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "AUTHENTICATION_TIMEOUT", 0.3)
     with connection.Listener(authkey=KEY) as listener:
         began = time.monotonic()
-        error = accept_fails(listener, sending(said))
+        with monkeypatch.context() as patch:
+            patch.setattr(connection, "AUTHENTICATION_TIMEOUT", 0.3)
+            error = turned_away(listener, sending(said))
         assert 0.2 < time.monotonic() - began < BOUND / 2
         assert "in time" in str(error)
+        accept_fails(listener, closing)
 
 
 def test_nothing_is_unpickled_before_the_handshake(tmp_path: Path) -> None:

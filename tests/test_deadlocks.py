@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 import procession
+from forking import BOUND, until
 
 CIRCLE = """
 import os, sys, time
@@ -38,7 +40,11 @@ if __name__ == "__main__":
         process.start()
     for event in ready:
         event.wait()
-    time.sleep(1.5)
+    # Until each has told, and a while longer, for none is to tell twice.
+    deadline = time.monotonic() + 30
+    while open("/proc/self/fd/2").read().count("deadlock: ") < count and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1)
     print(*[process.pid for process in processes])
     for process in processes:
         process.kill()
@@ -61,12 +67,22 @@ def test_a_circle_is_told_by_each_of_its_processes(run_program: Any, start_metho
     assert len({report.split("\n")[1].split()[1] for report in reports}) == count
 
 
-def test_a_lock_waited_for_by_its_own_thread_is_told_before_long(run_program: Any) -> None:
-    program = """
-import threading, procession
+# A lock that is held, and who releases it as soon as there is something on standard error, a file.
+RELEASE = """
+import os, procession, threading, time
 lock = procession.Lock()
 lock.acquire()
-threading.Timer(2, lock.release).start()
+def release():
+    deadline = time.monotonic() + 30
+    while os.fstat(2).st_size == 0 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    lock.release()
+"""
+
+
+def test_a_lock_waited_for_by_its_own_thread_is_told_before_long(run_program: Any) -> None:
+    program = f"""{RELEASE}
+threading.Thread(target=release).start()
 lock.acquire()
 print("released by another thread")
 """
@@ -74,7 +90,7 @@ print("released by another thread")
     assert outcome.out == "released by another thread\n"
     assert outcome.err.startswith("deadlock: process "), outcome.err
     assert "which it holds itself" in outcome.err
-    assert "line 6, in <module>\n    lock.acquire()" in outcome.err
+    assert "in <module>\n    lock.acquire()" in outcome.err
     assert outcome.err.count("deadlock") == 1
 
 
@@ -92,6 +108,23 @@ def records() -> Iterator[list[logging.LogRecord]]:
     logger.removeHandler(handler)
 
 
+@contextmanager
+def until_told(records: list[logging.LogRecord], end: Callable[[], object]) -> Iterator[None]:
+    """Calls `end` as soon as something more has been logged."""
+    before = len(records)
+
+    def watch() -> None:
+        until(lambda: len(records) > before)
+        end()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
 def hold(lock: Any, held: Any, over: Any) -> None:
     with lock:
         held.set()
@@ -105,9 +138,10 @@ def test_a_long_wait_names_the_holder(ctx: Any, records: list[logging.LogRecord]
     holder.start()
     held.wait()
     procession.set_deadlock_timeout(0.2)
-    assert lock.acquire(timeout=0.7) is False
+    with until_told(records, over.set):
+        assert lock.acquire(timeout=BOUND)
     procession.set_deadlock_timeout(100)
-    over.set()
+    lock.release()
     holder.join()
     waits = [record for record in records if "has waited" in record.getMessage()]
     assert [record.levelno for record in waits] == [logging.WARNING]
@@ -127,12 +161,15 @@ def test_those_who_wait_besides_are_named_and_the_dead_are_not(ctx: Any, records
     waiters[0].kill()
     waiters[0].join()
     procession.set_deadlock_timeout(0.3)
-    thread = threading.Thread(target=lock.acquire, kwargs={"timeout": 0.8})
+    told, over_here = threading.Event(), threading.Event()
+    thread = threading.Thread(target=hold, args=(lock, told, over_here))
     thread.start()
-    thread.join()
+    until(lambda: any("held by" in record.getMessage() for record in records))
     procession.set_deadlock_timeout(100)
     lock.release()
     over.set()
+    over_here.set()
+    thread.join()
     waiters[1].join()
     message = next(record.getMessage() for record in records if "held by" in record.getMessage())
     assert f'1 more wait for it: process {waiters[1].pid} ("other")' in message
@@ -143,15 +180,17 @@ def test_what_nobody_holds_is_reported_only_once_a_time_is_set(records: list[log
     barrier, queue = procession.Barrier(2), procession.JoinableQueue()
     condition, event, semaphore = procession.Condition(), procession.Event(), procession.Semaphore(0)
     procession.set_deadlock_timeout(0.1)
-    event.wait(0.5)
-    semaphore.acquire(timeout=0.5)
+    with until_told(records, event.set):
+        assert event.wait(BOUND)
+    with until_told(records, semaphore.release):
+        assert semaphore.acquire(timeout=BOUND)
     with condition:
-        condition.wait(0.5)
-    with pytest.raises(threading.BrokenBarrierError):
-        barrier.wait(0.5)
+        condition.wait(2)
+    with until_told(records, barrier.abort), pytest.raises(threading.BrokenBarrierError):
+        barrier.wait(BOUND)
     queue.put(1)
-    threading.Timer(0.5, lambda: (queue.get(), queue.task_done())).start()
-    queue.join()
+    with until_told(records, lambda: (queue.get(), queue.task_done())):
+        queue.join()
     words = [re.search(r"has waited [\d.]+ s for (\w+)", record.getMessage()) for record in records]
     assert [word and word[1] for word in words] == ["event", "semaphore", "condition", "barrier", "queue"]
 
@@ -196,16 +235,13 @@ def test_nonsense_in_the_environment_is_not_passed_over(run_program: Any) -> Non
 
 
 def test_a_logger_that_fails_does_not_end_the_wait(run_program: Any) -> None:
-    program = """
-import procession, threading
+    program = f"""{RELEASE}
 logger = procession.get_logger()
 def fail(record):
     raise RuntimeError("no")
 logger.addFilter(fail)
 procession.set_deadlock_timeout(0.1)
-lock = procession.Lock()
-lock.acquire()
-threading.Timer(0.5, lock.release).start()
+threading.Thread(target=release).start()
 print(lock.acquire())
 """
     outcome = run_program(program).check()

@@ -73,18 +73,29 @@ def all_well(calls=ALL):
 def descriptors():
     return len(os.listdir("/proc/self/fd"))
 
+def settled():
+    """How many there are when the number has been the same for a second."""
+    count, since = descriptors(), time.monotonic()
+    while time.monotonic() - since < 1:
+        time.sleep(0.05)
+        if descriptors() != count:
+            count, since = descriptors(), time.monotonic()
+    return count
+
 def no_descriptors():
     """Use up all descriptors; return what gives them back."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors() + 20, before[1]))
-    held = []
-    # More than once: what has ended may give back a descriptor a moment later.
-    for pause in (0.2, 0.2, 0):
+    held, refused = [], 0
+    # Until there have been none for a while: what has ended may give back a descriptor a moment later.
+    while refused < 3:
         try:
             while True:
                 held.append(os.open("/dev/null", os.O_RDONLY))
+                refused = 0
         except OSError:
-            time.sleep(pause)
+            refused += 1
+            time.sleep(0.2)
     def give_back():
         for fd in held:
             os.close(fd)
@@ -102,8 +113,7 @@ def program(text: str) -> str:
 
 NO_DESCRIPTORS = program("""
 all_well()  # and everything is imported
-time.sleep(0.3)  # what has ended may give back a descriptor a moment later
-before = descriptors()
+before = settled()  # what has ended may give back a descriptor a moment later
 give_back = no_descriptors()
 found = outcomes()
 give_back()
@@ -115,7 +125,7 @@ assert str(found["process"]).startswith("[Errno 24] "), found
 assert "Process-" in str(found["process"]) and "can't be started" in str(found["process"]), found
 # What needs no descriptors works on.
 assert found["queue"] is found["locks"] is True, found
-assert descriptors() == before, (before, descriptors())
+assert settled() == before, (before, descriptors())
 all_well()
 print("done")
 """)

@@ -577,7 +577,7 @@ def test_address_in_use(family: str, tmp_path: Path) -> None:
 
 
 def test_shutdown_ends_the_server(ctx: Any) -> None:
-    manager = SyncManager(ctx=ctx)
+    manager = SyncManager(ctx=ctx, shutdown_timeout=BOUND)
     manager.start()
     server = manager._process
     assert server.name.startswith("SyncManager-")
@@ -871,8 +871,8 @@ def test_an_interrupted_call_does_not_confuse_the_next(manager: SyncManager) -> 
 
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.2)
         with pytest.raises(Interrupted):
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
             event.wait(BOUND)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -895,7 +895,7 @@ def write_into(name: str) -> None:
 def test_shared_memory_manager(ctx: Any) -> None:
     with pytest.raises(ValueError):
         SharedMemoryManager().SharedMemory(9)
-    with SharedMemoryManager(ctx=ctx) as manager:
+    with SharedMemoryManager(ctx=ctx, shutdown_timeout=BOUND) as manager:
         memory = manager.SharedMemory(32)
         shared = manager.ShareableList(range(4))
         run(ctx, write_into, memory.name)
@@ -912,7 +912,7 @@ def test_shared_memory_manager(ctx: Any) -> None:
 
 
 def test_shared_memory_manager_tolerates_unlinked_blocks() -> None:
-    with SharedMemoryManager() as manager:
+    with SharedMemoryManager(shutdown_timeout=BOUND) as manager:
         memory = manager.SharedMemory(32)
         memory.close()
         memory.unlink()

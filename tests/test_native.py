@@ -393,7 +393,7 @@ def test_closing_while_another_thread_receives_does_not_pull_the_descriptor_away
     got: list[Any] = []
     thread = threading.Thread(target=lambda: got.append(b.recv()))
     thread.start()
-    time.sleep(0.05)
+    time.sleep(0.5)  # so that it waits there by then
     b.close()
     other = os.open("/dev/null", os.O_RDONLY)  # which would get the number
     a.send("message")
@@ -418,7 +418,7 @@ def test_half_a_message_is_not_lost_by_a_signal() -> None:
     """A receive that is interrupted in the middle of a message goes on with it the next time."""
     a, b = pair()
     raw = b"x" * 300_000
-    ready = procession.Event()
+    ready, stopped = procession.Event(), procession.Event()
 
     def receive() -> None:
         class Stop(Exception):
@@ -431,16 +431,18 @@ def test_half_a_message_is_not_lost_by_a_signal() -> None:
         ready.set()
         with pytest.raises(Stop):
             b.recv_bytes()
+        stopped.set()
         assert b.recv_bytes() == raw
 
     with forked(receive) as child:
         b.close()
         assert ready.wait(BOUND)
+        child.sleeps()
         message = len(raw).to_bytes(4, "big") + raw
         os.write(a.fileno(), message[:1000])
         time.sleep(0.2)
         child.send(signal.SIGUSR1)
-        time.sleep(0.2)
+        assert stopped.wait(BOUND)
         fd = a.fileno()
         sent = 1000
         while sent < len(message):

@@ -54,6 +54,16 @@ def slow(x: Any, seconds: float = 0.05) -> Any:
     return x
 
 
+def after(gate: Any, x: Any) -> Any:
+    assert gate.wait(LIMIT)
+    return x
+
+
+def meet(barrier: Any, _item: int) -> int:
+    barrier.wait(LIMIT)
+    return os.getpid()
+
+
 def fail_on(x: int, bad: int = 3) -> int:
     if x == bad:
         raise ValueError(f"not {x}")
@@ -167,7 +177,8 @@ def test_all_ways_to_submit(make_pool: Callable[..., Any]) -> None:
 
 def test_results_are_asked_for_in_every_way(make_pool: Callable[..., Any]) -> None:
     pool = make_pool(1)
-    result = pool.apply_async(slow, (5, 0.3))
+    gate = procession.Event()
+    result = pool.apply_async(after, (gate, 5))
     assert isinstance(result, AsyncResult) and AsyncResult is ApplyResult
     assert not result.ready()
     with pytest.raises(ValueError, match="not ready"):
@@ -176,6 +187,7 @@ def test_results_are_asked_for_in_every_way(make_pool: Callable[..., Any]) -> No
         result.get(timeout=0.01)
     result.wait(0.01)
     assert not result.ready()
+    gate.set()
     result.wait()
     assert result.ready() and result.successful()
     assert result.get() == result.get(0) == 5
@@ -183,9 +195,11 @@ def test_results_are_asked_for_in_every_way(make_pool: Callable[..., Any]) -> No
     with pytest.raises(ValueError, match="not 3"):
         result.get(LIMIT)
     assert result.ready() and not result.successful()
-    iterator = pool.imap(slow, [1, 2])
+    gate.clear()
+    iterator = pool.imap(functools.partial(after, gate), [1, 2])
     with pytest.raises(procession.TimeoutError):
         iterator.next(timeout=0.001)
+    gate.set()
     assert iterator.next(LIMIT) == 1
     assert next(iterator) == 2
     with pytest.raises(StopIteration):
@@ -540,7 +554,8 @@ def test_a_worker_killed_in_a_task_costs_that_task_alone(ctx: Any, number: signa
         assert raised.value.exitcode == -number
         assert raised.value.pid not in (None, os.getpid())
         assert [other.get(LIMIT) for other in others] == list(range(6))
-        assert len(set(pool.map(pid_after, [0.05] * 8, chunksize=1))) == 2
+        # It is replaced: each of these waits for the other one.
+        assert len(set(pool.map(functools.partial(meet, ctx.Barrier(2)), range(2), chunksize=1))) == 2
     pool.join()
 
 
@@ -671,7 +686,7 @@ def test_an_initializer_that_fails_breaks_the_pool_with_its_cause(ctx: Any, capf
     began = time.monotonic()
     with pytest.raises(PoolBroken, match="initializer") as raised:
         pool.map(square, range(10))
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < LIMIT
     assert isinstance(raised.value.__cause__, ValueError)
     assert "in fail_on" in str(raised.value.__cause__.__cause__)
     with pytest.raises(PoolBroken, match="initializer") as raised:
@@ -713,15 +728,17 @@ def test_terminate_tells_everybody_who_waits(ctx: Any) -> None:
         except BaseException as error:
             outcomes.append(error)
 
+    mapping = threading.Thread(target=expect, args=(functools.partial(pool.map, time.sleep, [LIMIT] * 5),))
+    mapping.start()
+    wait_until(lambda: pool.status().queued + pool.status().running > 0, "the map is submitted")
     waiting = [
         pool.apply_async(time.sleep, (LIMIT,)).get,
         pool.apply_async(time.sleep, (LIMIT,), callback=print).get,
         pool.map_async(time.sleep, [LIMIT] * 5).get,
         pool.imap(time.sleep, iter([LIMIT] * 500)).next,
-        functools.partial(pool.map, time.sleep, [LIMIT] * 5),
     ]
-    threads = [threading.Thread(target=expect, args=(call,)) for call in waiting]
-    for thread in threads:
+    threads = [mapping, *(threading.Thread(target=expect, args=(call,)) for call in waiting)]
+    for thread in threads[1:]:
         thread.start()
     time.sleep(0.1)
     began = time.monotonic()
@@ -803,7 +820,7 @@ def test_a_program_may_end_without_ending_its_pool(run_program: Programs, start_
     outcome = run_program(END.format(method=start_method, ending=ending)).check()
     assert outcome.out.splitlines()[0] == "[0, 1, 4, 9]"
     assert outcome.err == ""
-    assert outcome.seconds < 15
+    assert outcome.seconds < 25
 
 
 INTERRUPTED = """
@@ -815,13 +832,13 @@ if __name__ == "__main__":
     os.setpgid(0, 0)
     with procession.Pool(3) as pool:
         pool.map(abs, range(6))
-        # As a terminal does: to the whole group.
-        threading.Timer(0.3, os.killpg, (0, signal.SIGINT)).start()
         began = time.monotonic()
         try:
+            # As a terminal does: to the whole group.
+            threading.Timer(0.3, os.killpg, (0, signal.SIGINT)).start()
             pool.map(work, range(6))
         finally:
-            print(time.monotonic() - began < 2)
+            print(time.monotonic() - began < 20)
 """
 
 
@@ -835,13 +852,15 @@ def test_ctrl_c_gives_one_traceback(run_program: Programs, start_method: str) ->
 
 def test_an_interrupted_get_leaves_the_pool_in_order(ctx: Any) -> None:
     with ctx.Pool(2) as pool:
+        gate = ctx.Event()
         result = pool.map_async(slow, [1, 2], chunksize=1)
-        result = pool.apply_async(slow, (3, 0.5))
+        result = pool.apply_async(after, (gate, 3))
         timer = threading.Timer(0.1, signal.raise_signal, (signal.SIGINT,))
-        timer.start()
         with pytest.raises(KeyboardInterrupt):
+            timer.start()
             result.get(LIMIT)
         timer.join()
+        gate.set()
         assert result.get(LIMIT) == 3
         assert pool.map(square, range(10)) == [x * x for x in range(10)]
     pool.join()
@@ -1030,6 +1049,7 @@ def sleeps(pid: int) -> int:
 def test_who_has_nothing_to_do_sleeps_on(ctx: Any) -> None:
     with ctx.Pool(2) as pool:
         assert pool.map(square, range(50), 1) == [x * x for x in range(50)]
+        wait_until(lambda: all(worker.state == "idle" for worker in pool.workers()), "both are ready")
         workers = [worker.pid for worker in pool.workers()]
         time.sleep(0.5)
         before = [sleeps(pid) for pid in workers]

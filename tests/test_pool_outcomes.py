@@ -36,6 +36,11 @@ def slow(x: Any, seconds: float = 0.05) -> Any:
     return x
 
 
+def after(gate: Any, x: Any) -> Any:
+    assert gate.wait(LIMIT)
+    return x
+
+
 def note(path: str) -> int:
     """Leave a byte in a file; return how many there are then."""
     with open(path, "ab") as file:
@@ -259,7 +264,8 @@ def test_every_way_to_submit_takes_a_task_timeout(ctx: Any) -> None:
         for call in calls:
             with pytest.raises(TaskTimeout):
                 call()
-        iterator = pool.imap(time.sleep, iter(naps))
+        # Long enough for the short ones, on a busy machine too.
+        iterator = pool.imap(time.sleep, iter(naps), task_timeout=2.0)
         assert next(iterator) is None
         with pytest.raises(TaskTimeout, match="item 1"):
             next(iterator)
@@ -328,7 +334,8 @@ def make_pool(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
 
 def test_what_was_cancelled_before_it_began_never_runs(make_pool: Callable[..., Any], path: Path) -> None:
     pool = make_pool(1)
-    running = pool.apply_async(slow, (1, 0.5))
+    gate = procession.Event()
+    running = pool.apply_async(after, (gate, 1))
     wait_until(lambda: pool.workers()[0].task, "it runs")
     waiting = [pool.apply_async(note, (str(path),), retries=n % 2) for n in range(20)]
     errors: list[BaseException] = []
@@ -341,6 +348,7 @@ def test_what_was_cancelled_before_it_began_never_runs(make_pool: Callable[..., 
         assert result.ready() and not result.successful() and not result.cancel()
     assert len(errors) == 1 and isinstance(errors[0], CancelledError)
     assert not running.cancel()
+    gate.set()
     assert running.get(LIMIT) == 1
     assert not running.cancel()
     assert pool.apply(square, (3,)) == 9
@@ -399,8 +407,9 @@ def test_a_signal_handler_may_cancel_a_map(ctx: Any) -> None:
 
 def test_a_running_call_is_stopped_if_asked_for(ctx: Any) -> None:
     with ctx.Pool(2) as pool:
+        gate = ctx.Event()
         victim = pool.apply_async(slow, (1, LIMIT), retries=3)
-        other = pool.apply_async(slow, (2, 0.4))
+        other = pool.apply_async(after, (gate, 2))
         wait_until(lambda: all(worker.task for worker in pool.workers()), "both run")
         assert not victim.cancel() and not victim.ready()
         began = time.monotonic()
@@ -408,6 +417,7 @@ def test_a_running_call_is_stopped_if_asked_for(ctx: Any) -> None:
         with pytest.raises(CancelledError):
             victim.get(LIMIT)
         assert time.monotonic() - began < LIMIT / 2
+        gate.set()
         assert other.get(LIMIT) == 2
         chunks = pool.map_async(slow, [(x) for x in range(40)], chunksize=10)
         wait_until(lambda: pool.status().running, "they run")
@@ -457,15 +467,17 @@ def test_done_cancelled_or_killed_there_is_one_outcome(ctx: Any, path: Path) -> 
 def test_status_and_workers(make_pool: Callable[..., Any]) -> None:
     pool = make_pool(2)
     wait_until(lambda: [worker.state for worker in pool.workers()] == ["idle"] * 2, "both are ready")
-    release = [pool.apply_async(slow, (x, 0.6)) for x in range(5)]
+    gate = procession.Event()
+    release = [pool.apply_async(after, (gate, x)) for x in range(5)]
     wait_until(lambda: pool.status().running == 2, "both work")
     assert pool.status().queued == 3
     time.sleep(0.1)
     for worker in pool.workers():
-        assert worker.state == "running" and worker.task.endswith("slow")
+        assert worker.state == "running" and worker.task.endswith("after")
         assert 0.05 < worker.seconds < LIMIT
         assert worker.name and worker.pid > 0
     assert len({worker.pid for worker in pool.workers()}) == 2
+    gate.set()
     assert [result.get(LIMIT) for result in release] == list(range(5))
     with pytest.raises(TypeError):
         pool.apply(square, ("x",))

@@ -561,7 +561,7 @@ def test_ctrl_c_ends_a_wait(what: str) -> None:
 
     with forked(wait) as child:
         assert ready.wait(BOUND)
-        time.sleep(0.1)
+        child.sleeps()
         child.send(signal.SIGINT)
     assert q.qsize() == (0 if what == "get" else 1)
 
@@ -627,7 +627,7 @@ def test_what_another_process_takes_is_noticed() -> None:
     q.put(1)
     assert readable(q)
     Child(q.get).check()
-    until(lambda: not readable(q), 2)
+    until(lambda: not readable(q))
     q.put(2)
     assert readable(q)
     q.close()
@@ -661,7 +661,7 @@ def test_a_forked_child_has_a_reader_of_its_own() -> None:
         q.close()
 
     Child(child).check()
-    until(lambda: not readable(q), 2)
+    until(lambda: not readable(q))
     q.close()
 
 
@@ -675,7 +675,7 @@ def test_descriptors_and_threads_of_readers_go_with_their_queues() -> None:
         q.close()
     del q, queues
     gc.collect()
-    until(lambda: (len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))) == before, 5)
+    until(lambda: (len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))) == before)
 
 
 def test_asyncio_can_wait_for_a_queue() -> None:

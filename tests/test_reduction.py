@@ -418,7 +418,7 @@ def test_sockets_and_descriptors_travel(ctx: Any) -> None:
         os.close(fd)
     ours.close()
     theirs.close()
-    resource_sharer.stop(5)
+    resource_sharer.stop(20)
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
@@ -454,7 +454,7 @@ def test_dup_fd_is_fetched_once() -> None:
     with pytest.raises(EOFError, match="fetched before"):
         dup.detach()
     unused = resource_sharer.DupFd(reader)
-    resource_sharer.stop(5)
+    resource_sharer.stop(20)
     with pytest.raises(ConnectionError, match="no longer shares"):
         unused.detach()
     for fd in (reader, writer, copy):
@@ -472,6 +472,6 @@ a, b = socket.socketpair()
 c = reduction.loads(reduction.dumps(a))
 c.send(b"x")
 print(b.recv(1))
-resource_sharer.stop(5)
+resource_sharer.stop(20)
 """
     assert run_program(program.lstrip()).check().out == "b'x'\n"

@@ -41,6 +41,9 @@ if __name__ == "__main__":
     child.join()
     with multiprocessing.Pool(1) as pool:
         pool.apply(tell, ["worker"])
+        # In good order, with its output written, however long that takes.
+        pool.close()
+        pool.join()
 """
 
 

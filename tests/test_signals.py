@@ -227,7 +227,7 @@ def test_ctrl_c_is_one_traceback_and_the_end(program: Path, start_method: str, w
     assert f"in {what}" in ending.output, ending.output
     assert "Process-" not in ending.output, ending.output
     assert ending.status == -signal.SIGINT
-    assert ending.seconds < 15  # a second, on a machine with nothing else to do
+    assert ending.seconds < 30  # a second, on a machine with nothing else to do
     assert ending.settings_kept
 
 
@@ -248,7 +248,7 @@ def test_sigterm_ends_all_without_a_word(program: Path, start_method: str, what:
     ending = at_terminal(program, start_method, what, pause=0.3, number=signal.SIGTERM)
     assert ending.output == "ready\n"
     assert ending.status == -signal.SIGTERM
-    assert ending.seconds < 15
+    assert ending.seconds < 30
 
 
 CHILD = """
@@ -347,4 +347,4 @@ if __name__ == "__main__":
     expected_err = "resource_tracker" if what == "shared memory" else ""
     assert outcome.out == "over\n"
     assert outcome.err == "" or (expected_err and expected_err in outcome.err), outcome.err
-    assert outcome.seconds < 15
+    assert outcome.seconds < 25

@@ -573,7 +573,7 @@ def warm_up(plan: Plan) -> None:
 
 
 def check_census(before: dict[str, int], findings: Findings) -> None:
-    deadline = time.monotonic() + 3
+    deadline = time.monotonic() + 10
     while True:
         after = census()
         grown = {what: (before[what], count) for what, count in after.items() if count > before[what]}

@@ -30,7 +30,7 @@ from .program import Plan
 #: A round takes half a second; on a machine that is busy with other things, several times that. In seconds.
 BOUND = 40.0
 #: How long whoever is left may take to end once the root has ended, in seconds.
-ORPHANS = 2.0
+ORPHANS = 10.0
 
 
 def read(path: str) -> bytes:

@@ -238,7 +238,8 @@ os._exit(0)
 def test_a_hang_an_orphan_and_a_failure_are_found(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, sign: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(run, "BOUND", 1.5)
+    # One that hangs has to come so far first; the others end by themselves.
+    monkeypatch.setattr(run, "BOUND", 5 if text is HANGS else 30)
     monkeypatch.setattr(run, "ORPHANS", 0.3)
     (tmp_path / "broken.py").write_text(text)
     runner = run.Runner(None, keep=False, module=f"{tmp_path}/broken.py")
@@ -247,7 +248,7 @@ def test_a_hang_an_orphan_and_a_failure_are_found(
     wrong = runner.one(seed)
     assert sign in " ".join(wrong)
     assert runner.tally.failures.keys() == {seed}
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 40
     capsys.readouterr()
 
 
