@@ -645,7 +645,7 @@ fn notified_and_killed(others: u32) {
     let lucky = fork(arena, me, |who| {
         let ticket = waiters.enqueue(arena, who);
         waiters
-            .wait(arena, who, ticket, &mut seconds(10))
+            .wait(arena, who, ticket, &mut seconds(60))
             .expect("notified");
         waiters.give_up(arena, who, ticket, true);
     });
@@ -663,7 +663,7 @@ fn notified_and_killed(others: u32) {
     assert_eq!(doomed.wait(), -libc::SIGKILL);
     let killed = Instant::now();
     assert_eq!(lucky.wait(), 0);
-    assert!(killed.elapsed() < Duration::from_secs(2));
+    assert!(killed.elapsed() < Duration::from_secs(15));
     assert_eq!((waiters.notify(arena, me, 5), waiters.waiters()), (0, 0));
 }
 
@@ -854,7 +854,7 @@ fn a_writer_notices_a_dead_reader_though_others_keep_trying_to_read() {
     }
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
-            let written = lock.write(arena, me, readers, &mut seconds(20), &mut |_| {});
+            let written = lock.write(arena, me, readers, &mut seconds(60), &mut |_| {});
             (written, Instant::now())
         });
         while lock.writer().is_none() {
@@ -864,13 +864,13 @@ fn a_writer_notices_a_dead_reader_though_others_keep_trying_to_read() {
         std::thread::sleep(Duration::from_millis(20));
         reader.kill();
         let killed = Instant::now();
-        while !writer.is_finished() && killed.elapsed() < Duration::from_secs(5) {
+        while !writer.is_finished() && killed.elapsed() < Duration::from_secs(20) {
             assert!(!lock.try_read(me, readers), "there is a writer");
             std::thread::sleep(Duration::from_millis(5));
         }
         let (written, at) = writer.join().expect("no panic");
         assert_eq!(written, Ok(()));
-        assert!(at - killed < Duration::from_secs(2), "{:?}", at - killed);
+        assert!(at - killed < Duration::from_secs(15), "{:?}", at - killed);
     });
     assert_eq!(reader.wait(), -libc::SIGKILL);
 }

@@ -277,7 +277,7 @@ fn the_death_of_a_sender_before_it_has_its_arguments_ends_a_pipe() {
             receiver,
         )
         .unwrap();
-        let heard = consumer.join_timeout(ms(5000)).unwrap();
+        let heard = consumer.join_timeout(ms(20_000)).unwrap();
         assert_eq!(heard, Some(true), "{method:?}");
         assert_eq!(producer.wait().signal(), Some(6));
     }
