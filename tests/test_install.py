@@ -408,3 +408,57 @@ if __name__ == "__main__":
 """
     outcome = run_program(program.replace("METHOD", repr(start_method)), options=("-m", "procession"))
     assert outcome.check().out == "each its own\n"
+
+
+STOWAWAY = """
+import multiprocessing
+import multiprocessing.process
+from multiprocessing import spawn
+
+class Stowaway:
+    def __init__(self):
+        self.__setstate__(None)
+
+    def __getstate__(self):
+        return "something"
+
+    def __setstate__(self, state):
+        import multiprocessing.process
+        if hasattr(multiprocessing, "patched"):
+            return
+        multiprocessing.patched = True
+        real = multiprocessing.process.BaseProcess._bootstrap
+        def bootstrap(self, *args, **kwargs):
+            print("patched", multiprocessing.__name__, flush=True)
+            return real(self, *args, **kwargs)
+        multiprocessing.process.BaseProcess._bootstrap = bootstrap
+        prepare = spawn.get_preparation_data
+        def prepare_with_stowaway(name):
+            return {**prepare(name), "stowaway": Stowaway()}
+        spawn.get_preparation_data = prepare_with_stowaway
+"""
+
+
+def test_children_are_patched_before_anything_else(start_method: str, run_program: Programs, tmp_path: Path) -> None:
+    """What coverage does: an object in the preparation data patches `multiprocessing` where it is unpickled."""
+    (tmp_path / "stowaway.py").write_text(STOWAWAY)
+    path = tmp_path / "program.py"
+    path.write_text("""
+import multiprocessing
+
+def nested():
+    process = multiprocessing.Process(target=print, args=("nested",))
+    process.start()
+    process.join()
+
+if __name__ == "__main__":
+    import stowaway
+    stowaway.Stowaway()
+    process = multiprocessing.Process(target=nested)
+    process.start()
+    process.join()
+""")
+    options = ["-m", "procession", "--start-method", start_method]
+    environment = {"PYTHONPATH": str(tmp_path)}
+    outcome = run_program(path, options=options, env=environment).check()
+    assert outcome.out.splitlines() == ["patched procession"] * 2 + ["nested"]

@@ -64,7 +64,7 @@ def _traceback() -> str:
 def survives(obj: object) -> bool:
     """Whether an object can be pickled and unpickled."""
     try:
-        reduction.loads(reduction.ForkingPickler.dumps(obj))
+        reduction.loads(reduction.dumps_whole(obj))
     except Exception:
         return False
     return True

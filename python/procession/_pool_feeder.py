@@ -66,6 +66,11 @@ class Feeder:
         """Whether everything was submitted that will be."""
         return self._over
 
+    @property
+    def waits_for_room(self) -> bool:
+        """Whether there is more to be submitted, for which no consumer has to ask."""
+        return not self._over and self._window is None
+
     def fail(self, error: BaseException) -> None:
         """Submit nothing: there is nothing to be had but this error."""
         self.error = error

@@ -390,10 +390,11 @@ class IMapIterator(ReadyItems):
 
     _ordered = True
 
-    def __init__(self, pool: Any, feeder: Feeder, function: object, chunksize: int) -> None:
+    def __init__(self, pool: Any, feeder: Feeder | None = None, function: object = None, chunksize: int = 1) -> None:
         self._pool = pool
-        self._feeder = feeder
-        self._job = feeder.job
+        # A program that makes one itself says afterwards what it is to give: see `_pool_insides`.
+        self._feeder: Any = feeder
+        self._job = pool._core.job(None, None) if feeder is None else feeder.job
         self._function = function
         self._chunksize = chunksize
         self.set_up(self._ordered, chunksize == 1)
@@ -404,6 +405,9 @@ class IMapIterator(ReadyItems):
         feeder = getattr(self, "_feeder", None)
         if feeder is not None and not feeder.over:
             feeder.consumer_left()
+
+    def _set_length(self, length: int) -> None:
+        """Do nothing: how many results there are is seen when the last task has been submitted."""
 
     def next(self, timeout: float | None = None) -> Any:
         """Return the next result.

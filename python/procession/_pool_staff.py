@@ -118,6 +118,7 @@ class Reports:
     def __init__(self, core: Any) -> None:
         self._core = core
         self._expected: dict[int, ApplyResult] = {}
+        self._calling = False
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
 
@@ -135,11 +136,18 @@ class Reports:
                     self._thread = threading.Thread(target=self._run, name="pool-callbacks", daemon=True)
                     self._thread.start()
 
+    @property
+    def outstanding(self) -> int:
+        """How many results are still to be reported."""
+        return len(self._expected) + self._calling
+
     def _run(self) -> None:
         while True:
+            self._calling = False
             number = self._core.next_announced()
             if number is None:
                 break
+            self._calling = True
             result = self._expected.pop(number, None)
             if result is None:
                 continue

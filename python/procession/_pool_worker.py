@@ -156,7 +156,7 @@ def _message(error: BaseException, text: str) -> bytes:
     why = ""
     try:
         data = reduction.dumps_result(error)
-        pickled = data if isinstance(data, bytes) else reduction.ForkingPickler.dumps(error)
+        pickled = data if isinstance(data, bytes) else reduction.dumps_whole(error)
     except Exception as second:
         why = _repr(second)
     return _pickle.dumps((_repr(error), text, pickled, why), 5)

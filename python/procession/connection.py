@@ -111,6 +111,10 @@ class Connection(_procession.Connection):
         return f"<{name} {where} at {id(self):#x}>"
 
 
+#: Its name in annotations and `isinstance` checks of many programs.
+_ConnectionBase = Connection
+
+
 def reduce_connection(connection: Connection) -> tuple[Any, ...]:
     """What a pickle of ``connection`` holds: a promise of a duplicate of its descriptor."""
     from . import reduction

@@ -501,3 +501,12 @@ class spawning:
     def __exit__(self, *args: object) -> None:
         set_spawning_popen(self._before)
         _beside.set_spawning(self._standard)
+
+
+def __getattr__(name: str) -> Any:
+    # Programs name the module by way of this one, which loads it only when a process is started.
+    if name == "reduction":
+        from . import reduction
+
+        return reduction
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,7 +13,7 @@ import warnings
 import weakref
 from collections import namedtuple
 
-from . import _pool_worker, _procession, reduction, util
+from . import _pool_insides, _pool_worker, _procession, reduction, util
 from ._errors import TimeoutError as TimeoutError
 from ._pool_feeder import Feeder
 from ._pool_results import (
@@ -443,9 +443,12 @@ class Pool:
             raise ValueError(f"buffersize must be 1 or more, not {buffersize}")
         window = buffersize
         if window is None and not hasattr(iterable, "__len__"):
-            window = max(AHEAD, 32 * self._processes)
+            window = self._usual_window()
         feeder = self._feeder(func, iterable, chunksize, ITEM, CHUNK, window, choice)
         return cls(self, feeder, func, chunksize)
+
+    def _usual_window(self) -> int:
+        return max(AHEAD, 32 * self._processes)
 
     def _feeder(
         self,
@@ -456,6 +459,7 @@ class Pool:
         chunk: int,
         window: int | None,
         choice: Choice,
+        job: Any = None,
     ) -> Feeder:
         error: BaseException | None = None
         known: Any = None
@@ -465,7 +469,8 @@ class Pool:
             payloads = _payloads(iterable, chunksize)
         except Exception as e:
             error = e
-        job = self._core.job(known, choice)
+        if job is None:
+            job = self._core.job(known, choice)
         least = 2 * self._processes
         if window is not None:
             least = min(least, window)
@@ -486,10 +491,10 @@ class Pool:
     def _refer(self, func: Callable[..., Any]) -> Any:
         """Return what stands for a function in its tasks: once pickled, if it can't change."""
         if not _pool_worker.is_plain(func):
-            return self._core.function(reduction.ForkingPickler.dumps(func), False, _pool_worker.described(func))
+            return self._core.function(reduction.dumps_whole(func), False, _pool_worker.described(func))
         known = self._functions.get(func)
         if known is None:
-            pickled = reduction.ForkingPickler.dumps(func)
+            pickled = reduction.dumps_whole(func)
             by_name = _is_by_name(func, pickled)
             known = self._core.function(pickled, by_name, _pool_worker.described(func))
             if by_name:
@@ -558,6 +563,29 @@ class Pool:
 
     def _repopulate_pool(self) -> None:
         """Do nothing: a worker that has ended is replaced without being asked for."""
+
+    # What many programs use of the insides of the standard library's pool.
+
+    @property
+    def _taskqueue(self) -> _pool_insides.TaskQueue:
+        return _pool_insides.TaskQueue(self)
+
+    @property
+    def _cache(self) -> _pool_insides.Outstanding:
+        return _pool_insides.Outstanding(self)
+
+    _get_tasks = staticmethod(_pool_insides.batches)
+
+    def _guarded_task_generation(
+        self, result_job: Any, func: Callable[[Any], Any], iterable: Iterable[Any]
+    ) -> _pool_insides.Tasks:
+        return _pool_insides.Tasks(result_job, func, iterable)
+
+    def _feed_job(self, result: IMapIterator, func: Callable[[Any], Any], iterable: Iterable[Any]) -> None:
+        """Have `func` called for each item, with the results in an iterator that the program has made."""
+        self._check_running()
+        result._function = func
+        result._feeder = self._feeder(func, iterable, 1, ITEM, CHUNK, self._usual_window(), None, result._job)
 
     def _exitcode_of(self, pid: int) -> int | None:
         exitcode: int | None = self._staff.exitcode_of(pid)

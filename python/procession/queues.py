@@ -108,17 +108,24 @@ class Queue(_procession.Queue[_T]):
         ctx: the context that makes it; of no consequence.
     """
 
+    #: What many programs read: what `maxsize` came to, and what is not in the queue yet.
+    _maxsize = 2**31 - 1
+    _buffer: ClassVar[tuple[()]] = ()
+
     def __init__(self, maxsize: int = 0, *, ctx: BaseContext | None = None) -> None:
         super().__init__(maxsize)
+        if maxsize > 0:
+            self._maxsize = maxsize
 
     # Attributes of subclasses stay behind, as with the standard library's: the executor of
     # concurrent.futures has some that cannot be pickled. A subclass that wants them overrides these.
 
     def __getstate__(self) -> Any:
-        return ()
+        return (self._maxsize,) if "_maxsize" in self.__dict__ else ()
 
     def __setstate__(self, state: Any) -> None:
-        pass
+        if state:
+            (self._maxsize,) = state
 
     def join_thread(self) -> None:
         """Return at once: everything that was put is in the queue. For compatibility.

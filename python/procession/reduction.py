@@ -48,10 +48,14 @@ PROTOCOL = 5
 OUT_OF_BAND = 64 * 1024
 
 
+#: What `ForkingPickler.register` was told. Programs put other picklers in that class's place: nothing here asks for it.
+_registered: dict[type, Reducer] = {}
+
+
 class ForkingPickler(_pickle.Pickler):
     """A pickler that knows the reducers registered for traffic between processes."""
 
-    _extra_reducers: ClassVar[dict[type, Reducer]] = {}
+    _extra_reducers: ClassVar[dict[type, Reducer]] = _registered
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -66,9 +70,9 @@ class ForkingPickler(_pickle.Pickler):
         _procession.forget_pickler_maker()
 
     @classmethod
-    def dumps(cls, obj: object, protocol: int | None = None) -> bytes:
+    def dumps(cls, obj: object, protocol: int | None = None) -> memoryview:
         """Return the pickle of `obj`, buffers and all in one piece."""
-        return _dump_whole(obj, PROTOCOL if protocol is None else protocol)
+        return memoryview(_dump_whole(obj, PROTOCOL if protocol is None else protocol))
 
     @staticmethod
     def loads(data: Any, /, **options: Any) -> Any:
@@ -103,7 +107,7 @@ def _table() -> dict[type, Any]:
         for cls, reduce in others.items()
         if getattr(reduce, "__module__", None) != "multiprocessing.reduction"
     }
-    _merged = {**_snapshot[0], **foreign, **_lazy_reducers(), **ForkingPickler._extra_reducers}
+    _merged = {**_snapshot[0], **foreign, **_lazy_reducers(), **_registered}
     return _merged
 
 

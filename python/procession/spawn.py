@@ -228,7 +228,7 @@ def get_preparation_data(name: str) -> dict[str, Any]:
         "orig_dir": process.ORIGINAL_DIR,
         "dir": _working_directory(),
         "start_method": context._default_context.get_start_method(),
-        "installed": "procession" if _beside.installed() else None,
+        "installed": _Installed() if _beside.installed() else None,
         "standard_key": _beside.secret(),
     }
     if util._logger is not None:
@@ -248,6 +248,24 @@ def get_preparation_data(name: str) -> dict[str, Any]:
         if os.path.exists(main_path):
             data["init_main_from_path"] = os.path.normpath(main_path)
     return data
+
+
+class _Installed:
+    """Says that the name `multiprocessing` is ours; where it is unpickled, it is so from then on.
+
+    What comes after it in the preparation data may import that name: coverage puts an object there that does, to
+    patch it.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _installed_here, ()
+
+
+def _installed_here() -> _Installed:
+    from ._install import install
+
+    install()
+    return _Installed()
 
 
 def _working_directory() -> str | None:
@@ -301,9 +319,7 @@ def prepare(data: dict[str, Any]) -> None:
     if "authkey" in data:
         current.authkey = data["authkey"]
     if data.get("installed"):
-        from ._install import install
-
-        install()
+        _installed_here()
     if data.get("log_to_stderr"):
         util.log_to_stderr()
     if "log_level" in data:
