@@ -12,7 +12,7 @@ use crate::sync::lock::LockGuard;
 use crate::sync::poison::LockResult;
 use crate::wire::travels;
 
-/// What processes wait for that hold a [`Lock`]: for its value to become something that another
+/// What processes wait for that hold a [`Lock`](crate::Lock): for its value to become something that another
 /// makes of it.
 ///
 /// ```
