@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing.pool
 import pickle
 import time
@@ -28,8 +29,8 @@ def divide(x: int, y: int) -> float:
     return x / y
 
 
-def after(seconds: float, result: Any = None) -> Any:
-    time.sleep(seconds)
+def after(gate: Any, result: Any) -> Any:
+    assert gate.wait(LIMIT)
     return result
 
 
@@ -86,16 +87,20 @@ def test_other_things_are_not_put_into_the_task_queue() -> None:
 def test_how_much_a_pool_has_to_do(make: Any) -> None:
     with make(2) as pool:
         assert not pool._cache and pool._taskqueue.empty()
+        gate = procession.Event()
         done: list[int] = []
         for number in range(8):
-            pool.apply_async(after, (0.1, number), callback=done.append)
+            pool.apply_async(after, (gate, number), callback=done.append)
         assert len(pool._cache) >= 6
         assert not pool._taskqueue.empty()
+        gate.set()
         until(lambda: not pool._cache)
         assert sorted(done) == list(range(8))  # the callbacks have been called, too
         assert pool._taskqueue.qsize() == 0
-        result = pool.map_async(after, [0.1] * 4, chunksize=1)
+        gate.clear()
+        result = pool.map_async(functools.partial(after, gate), range(4), chunksize=1)
         assert pool._cache
+        gate.set()
         until(lambda: not pool._cache)
         assert result.ready()
 
