@@ -371,10 +371,9 @@ def leave_main_behind() -> None:
 def before_fork() -> None:
     """Note what a child that is about to be forked has already."""
     judged = _judged
-    if judged is not None and judged[1] and judged[0] is sys.modules.get("__main__") and not hasattr(sys, "ps1"):
-        # As `_main_is_importable` would say, in fewer calls.
-        if not _main_stays_behind:
-            return
+    known = judged is not None and judged[1] and judged[0] is sys.modules.get("__main__")
+    if known and not _main_stays_behind and not hasattr(sys, "ps1"):
+        return  # as `_main_is_importable` would say, in fewer calls: each costs a fork copied pages
     if not _main_is_importable():
         from . import _inherited
 

@@ -429,7 +429,7 @@ def _close_stdin() -> None:
     if sys.stdin is None:
         return
     if _null_input is not None and sys.stdin is sys.__stdin__:
-        # Out of reach, and never touched again: to close it would take longer than what `_bootstrap` does besides.
+        # Out of reach, and never touched again: to close it would have some thirty pages of memory copied.
         _parents_input = sys.stdin
         # The empty one is not the next child's too, which would be ours.
         sys.stdin = sys.__stdin__ = _null_input  # type: ignore[misc]

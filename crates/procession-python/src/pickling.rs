@@ -747,6 +747,11 @@ impl Parcel {
 #[pyfunction]
 pub(crate) fn pack(py: Python<'_>, obj: &Bound<'_, PyAny>) -> PyResult<Parcel> {
     let encoded = Encoded::of(obj)?;
+    store(py, &encoded).map(Parcel)
+}
+
+/// Copies it into the arena, without the interpreter if that takes long.
+fn store(py: Python<'_>, encoded: &Encoded<'_>) -> PyResult<RawParcel> {
     encoded
         .send(|message| {
             if encoded.size() < WORTH_DETACHING {
@@ -755,7 +760,6 @@ pub(crate) fn pack(py: Python<'_>, obj: &Bound<'_, PyAny>) -> PyResult<Parcel> {
                 py.detach(|| RawParcel::store(message))
             }
         })
-        .map(Parcel)
         .or_raise(py)
 }
 
@@ -770,14 +774,6 @@ pub(crate) fn unpack<'py>(py: Python<'py>, handle: HandleBytes) -> PyResult<Boun
 pub(crate) fn freeze<'py>(py: Python<'py>, obj: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let mut encoded = Encoded::pickle(obj)?.large();
     encoded.outside.freeze();
-    let parcel = encoded
-        .send(|message| {
-            if encoded.size() < WORTH_DETACHING {
-                RawParcel::store(message)
-            } else {
-                py.detach(|| RawParcel::store(message))
-            }
-        })
-        .or_raise(py)?;
+    let parcel = store(py, &encoded)?;
     decode(py, RawParcel::open(parcel.handle()).or_raise(py)?)
 }

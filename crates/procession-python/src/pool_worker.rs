@@ -46,6 +46,15 @@ enum Outcome<'py> {
     NotRebuilt(PyErr),
 }
 
+impl<'py> Outcome<'py> {
+    fn of_call(function: Bound<'py, PyAny>, what: u32, payload: Bound<'py, PyAny>) -> Outcome<'py> {
+        match call(&function, what, payload) {
+            Ok(value) => Outcome::Value(value),
+            Err(error) => Outcome::Failed(error, function),
+        }
+    }
+}
+
 /// The Python functions that say what went wrong.
 struct Words<'a, 'py> {
     failed: &'a Bound<'py, PyAny>,
@@ -147,8 +156,7 @@ impl WorkerCore {
     fn perform_short<'py>(&self, py: Python<'py>) -> Option<Outcome<'py>> {
         let tag = self.short.tag();
         let (known, function) = self.last.as_ref()?;
-        let (length, rest) = self.short.payload().split_first_chunk::<4>()?;
-        let (name, item) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        let (name, item) = name_and_rest(self.short.payload())?;
         let what = what(tag);
         if tag & bits::CACHED == 0 || !matches!(what, kind::CALL | kind::ITEM) || name != known {
             return None;
@@ -156,11 +164,7 @@ impl WorkerCore {
         let read = |into: &mut [u8]| into.copy_from_slice(item);
         let item = pickling::decode_directly(py, tag & bits::CODEC, item.len(), read)?;
         // The function may end up in the place of another one while it runs.
-        let function = function.bind(py).clone();
-        Some(match call(&function, what, item) {
-            Ok(value) => Outcome::Value(value),
-            Err(error) => Outcome::Failed(error, function),
-        })
+        Some(Outcome::of_call(function.bind(py).clone(), what, item))
     }
 
     fn perform<'py>(&mut self, py: Python<'py>, task: &mut Task) -> Outcome<'py> {
@@ -168,10 +172,7 @@ impl WorkerCore {
             Ok(rebuilt) => rebuilt,
             Err(error) => return Outcome::NotRebuilt(error),
         };
-        match call(&function, what, payload) {
-            Ok(value) => Outcome::Value(value),
-            Err(error) => Outcome::Failed(error, function),
-        }
+        Outcome::of_call(function, what, payload)
     }
 
     /// The function, what kind of call it is, and what it gets.
@@ -191,12 +192,11 @@ impl WorkerCore {
         let tag = task.tag();
         let mut message = task.take_message().ok_or_else(garbled)?;
         let payload = message.bytes.get(HEADER..).ok_or_else(garbled)?;
-        let (length, rest) = payload.split_first_chunk::<4>().ok_or_else(garbled)?;
-        let length = u32::from_le_bytes(*length) as usize;
-        let name = rest.get(..length).ok_or_else(garbled)?;
+        let (name, rest) = name_and_rest(payload).ok_or_else(garbled)?;
         let function = self.function(py, name, tag)?;
+        let skip = message.bytes.len() - rest.len();
         message.tag = tag & bits::CODEC;
-        let payload = pickling::decode_from(py, message, HEADER + 4 + length)?;
+        let payload = pickling::decode_from(py, message, skip)?;
         Ok((function, what(tag), payload))
     }
 
@@ -323,6 +323,12 @@ fn ended() -> PyErr {
 /// What kind of call a task's tag says.
 fn what(tag: u32) -> u32 {
     tag >> bits::WHAT & bits::WHAT_MASK
+}
+
+/// The function's name in a task, and what it gets.
+fn name_and_rest(payload: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = payload.split_first_chunk::<4>()?;
+    rest.split_at_checked(u32::from_le_bytes(*length) as usize)
 }
 
 fn failure(words: &[u8]) -> Vec<u8> {

@@ -201,7 +201,7 @@ pub(crate) fn prepare(
     let Some(setup) = setup else { return Ok(()) };
     before_hook();
     let mut said = None;
-    let answered = setup::run(setup.0, &mut |kind, packed| {
+    let answered = setup::run(setup.0, 0, &mut |kind, packed| {
         said = Some((kind, std::mem::take(packed)));
         Ok(())
     });

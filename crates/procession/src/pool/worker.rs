@@ -2,14 +2,15 @@
 
 use std::cell::RefCell;
 
+use crate::engine::Patience;
 use crate::engine::launch;
 use crate::engine::pool::{HEADER, Worker};
-use crate::engine::{Parcel, Patience};
 use crate::entry::{self, EntryName};
 use crate::error::Error;
 use crate::function::{self, AnswerKind, Carrier, Request, Sink};
 use crate::panic::{self, Watch};
 use crate::pool::launcher::WorkerStart;
+use crate::process::setup;
 use crate::start::prepare;
 use crate::wire::{self, Packed};
 
@@ -57,20 +58,6 @@ pub(crate) fn run(entry: launch::Entry) -> i32 {
 }
 
 fn initialize(parcel: crate::engine::Handle, sink: &mut Sink<'_>) {
-    let opened = Parcel::open(parcel)
-        .map_err(Error::gone)
-        .and_then(|mut message| {
-            let (entry, rest) = wire::decode_first::<EntryName>(&message.bytes, Vec::new())?;
-            let skip = message.bytes.len() - rest.len();
-            let buffers = std::mem::take(&mut message.buffers);
-            Ok(Request {
-                entry,
-                carrier: Carrier::Message(message),
-                skip,
-                buffers,
-                headroom: HEADER,
-            })
-        });
     let mut refused = None;
     let mut look = |kind, packed: &mut Packed| {
         if kind == AnswerKind::Value {
@@ -81,10 +68,7 @@ fn initialize(parcel: crate::engine::Handle, sink: &mut Sink<'_>) {
         }
         sink(kind, packed)
     };
-    let _ = match opened {
-        Ok(request) => entry::run(request, &mut look),
-        Err(error) => function::refuse(HEADER, &mut look, &error),
-    };
+    let _ = setup::run(parcel, HEADER, &mut look);
     if let Some(why) = refused {
         let _ = sink(
             AnswerKind::Setup,

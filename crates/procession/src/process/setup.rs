@@ -53,12 +53,13 @@ where
     Ok(packed.send(0, Parcel::store)?)
 }
 
-/// Runs a stored hook in this process; what it has to say goes into `sink`.
+/// Runs a stored hook in this process; what it has to say goes into `sink`, behind so many free bytes.
 ///
 /// # Errors
 /// When there is no room to say it.
 pub(crate) fn run(
     parcel: Handle,
+    headroom: usize,
     sink: &mut Sink<'_>,
 ) -> std::result::Result<AnswerKind, AllocError> {
     let opened = Parcel::open(parcel)
@@ -72,11 +73,11 @@ pub(crate) fn run(
                 carrier: Carrier::Message(message),
                 skip,
                 buffers,
-                headroom: 0,
+                headroom,
             })
         });
     match opened {
         Ok(request) => entry::run(request, sink),
-        Err(error) => function::refuse(0, sink, &error),
+        Err(error) => function::refuse(headroom, sink, &error),
     }
 }
