@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use procession_shm::pool_state::{Held, Phase};
+use procession_shm::{MemberInfo, Role};
 use procession_sys::poll::{PollFd, PollFlags, poll};
 use procession_sys::process;
 
@@ -52,9 +53,12 @@ const PAUSE: Duration = Duration::from_millis(100);
 const STARVED: Duration = Duration::from_secs(10);
 /// What can't be told for want of memory, or of a turn at the queue, is told after this.
 const RETRY: Duration = Duration::from_millis(10);
-/// For how long a fork server may take to say how its child ended, or the thread that collects to
-/// enter what is in the result queue.
-const STATUS: Duration = Duration::from_millis(60);
+/// For how long a fork server may take to say how its child ended. Looked for meanwhile without waiting.
+const STATUS: Duration = Duration::from_secs(5);
+/// How often it is looked for.
+const LOOK: Duration = Duration::from_millis(1);
+/// For how long the thread that collects may take to enter what is in the result queue.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 const SIGTERM: i32 = 15;
 const SIGKILL: i32 = 9;
 
@@ -91,6 +95,8 @@ enum Stage {
 #[derive(Debug)]
 struct Post {
     worker: Option<Launched>,
+    /// The worker was seen to have ended then, and how is not known yet.
+    ended_at: Option<Instant>,
     /// What the worker was called at its start: soon after its death its entry is another's.
     name: String,
     /// Start one here, not before this.
@@ -104,6 +110,7 @@ impl Post {
         Post {
             name: name_of(&worker).unwrap_or_default(),
             worker: Some(worker),
+            ended_at: None,
             due: None,
             killed_for: None,
         }
@@ -216,8 +223,11 @@ impl Supervisor {
         let due = self.posts.iter().filter_map(|post| post.due);
         let telling = !(self.untold.is_empty() && self.unheard.is_empty());
         let retry = telling.then(|| Instant::now() + RETRY);
+        let asking = self.posts.iter().any(|post| post.ended_at.is_some());
+        let look = asking.then(|| Instant::now() + LOOK);
         let until = due
             .chain(retry)
+            .chain(look)
             .chain(self.check_at)
             .chain(
                 self.kill_at
@@ -230,6 +240,7 @@ impl Supervisor {
         let workers = self
             .posts
             .iter()
+            .filter(|post| post.ended_at.is_none())
             .filter_map(|post| Some(post.worker.as_ref()?.pidfd.as_fd()));
         let mut entries: Vec<PollFd<'_>> = bell
             .chain(workers)
@@ -249,13 +260,24 @@ impl Supervisor {
 
     /// If the worker has ended, settles what it leaves behind.
     fn look_at(&mut self, slot: usize) {
-        let Some(worker) = &self.posts[slot].worker else {
+        let post = &mut self.posts[slot];
+        let Some(worker) = &post.worker else {
             return;
         };
-        let Some(status) = has_ended(worker) else {
-            return;
+        let status = match look_for_end(worker) {
+            Look::Running => return,
+            Look::Ended(status) => status,
+            Look::EndedSomehow => {
+                let since = *post.ended_at.get_or_insert_with(Instant::now);
+                if since.elapsed() < STATUS && a_server_may_tell() {
+                    return;
+                }
+                // To tell was perhaps the server's last act.
+                noted(worker).unwrap_or(ExitStatus::Unknown)
+            }
         };
-        let Some(worker) = self.posts[slot].worker.take() else {
+        post.ended_at = None;
+        let Some(worker) = post.worker.take() else {
             return;
         };
         // Slots are numbered by u32: they were counted by one.
@@ -364,7 +386,7 @@ impl Supervisor {
 
     /// What a worker has sent before it ended, when its initializer had failed.
     fn start_failure(&self) -> Option<Answer> {
-        let mut patience = Patience::timeout(STATUS);
+        let mut patience = Patience::timeout(LAST_WORDS);
         let look = |book: &mut Book, _| book.take_start_failure();
         self.desk
             .wait(Interest::StartFailure, &mut patience, look)
@@ -471,28 +493,39 @@ fn name_of(worker: &Launched) -> Option<String> {
     family.member_name(worker.seat.member())
 }
 
-/// How the worker ended, if it has. Does not take the status away from who waits for it.
-fn has_ended(worker: &Launched) -> Option<ExitStatus> {
+/// What can be seen of a worker's end.
+enum Look {
+    Running,
+    Ended(ExitStatus),
+    /// Nobody has said how yet.
+    EndedSomehow,
+}
+
+/// Does not wait, nor take the status away from who waits for it.
+fn look_for_end(worker: &Launched) -> Look {
     let pidfd = worker.pidfd.as_fd();
     match process::try_wait(pidfd, false) {
-        Ok(None) => return None,
-        Ok(Some(ended)) => return Some(ended.into()),
+        Ok(None) => return Look::Running,
+        Ok(Some(ended)) => return Look::Ended(ended.into()),
         Err(_) => {}
     }
     // Not a child of this process, or somebody else has waited for it.
     if !procession_sys::poll::readable(pidfd, Some(Duration::ZERO)).unwrap_or(true) {
-        return None;
+        return Look::Running;
     }
-    let until = Instant::now() + STATUS;
-    loop {
-        if let Some(noted) = family::exit_status(worker.seat).filter(|&noted| noted != CHECKED_IN) {
-            return Some(ExitStatus::from_noted(noted));
-        }
-        if Instant::now() >= until {
-            return Some(ExitStatus::Unknown);
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    noted(worker).map_or(Look::EndedSomehow, Look::Ended)
+}
+
+/// How it ended, as its fork server has written it down, or who has waited for it here.
+fn noted(worker: &Launched) -> Option<ExitStatus> {
+    let noted = family::exit_status(worker.seat).filter(|&noted| noted != CHECKED_IN)?;
+    Some(ExitStatus::from_noted(noted))
+}
+
+/// Whether a fork server is alive in the family.
+fn a_server_may_tell() -> bool {
+    let is_server = |member: &MemberInfo| member.role == Role::ForkServer && member.alive;
+    family::family().is_ok_and(|family| family.members().iter().any(is_server))
 }
 
 #[cfg(test)]
@@ -514,6 +547,69 @@ mod tests {
         ) -> Result<Launched, crate::pool::LaunchError> {
             panic!("nobody is to be started")
         }
+    }
+
+    #[derive(Debug, Default)]
+    struct Record(std::sync::Mutex<Vec<ExitStatus>>);
+
+    impl Launcher for Record {
+        fn launch(
+            &self,
+            _: procession_shm::Handle,
+            _: u32,
+        ) -> Result<Launched, crate::pool::LaunchError> {
+            panic!("nobody is to be started")
+        }
+
+        fn ended(&self, _: u32, _: &Launched, status: ExitStatus) {
+            self.0.lock().expect("is whole").push(status);
+        }
+    }
+
+    /// One that has ended, and how nobody knows.
+    fn ended_somehow() -> Launched {
+        let mut child = std::process::Command::new("true").spawn().expect("starts");
+        let pidfd = process::open_pidfd(child.id()).expect("has descriptors");
+        child.wait().expect("ends");
+        Launched {
+            pid: child.id(),
+            pidfd,
+            seat: family::prepare_child("worker", Role::Worker).expect("has room"),
+        }
+    }
+
+    #[test]
+    fn how_a_worker_ended_is_waited_for_while_a_server_may_tell() {
+        let (mut supervisor, _) = idle();
+        let record = Arc::new(Record::default());
+        supervisor.launcher = Arc::<Record>::clone(&record);
+        let told = || record.0.lock().expect("is whole").clone();
+        supervisor.posts = vec![Post::of(ended_somehow())];
+        supervisor.look_at(0);
+        assert_eq!(told(), [ExitStatus::Unknown], "nobody is there to tell");
+
+        let server = family::prepare_child("fork server", Role::ForkServer).expect("has room");
+        let worker = ended_somehow();
+        let seat = worker.seat;
+        supervisor.posts = vec![Post::of(worker)];
+        supervisor.look_at(0);
+        let before = Instant::now();
+        supervisor.sleep();
+        supervisor.look_at(0);
+        assert!(before.elapsed() < STATUS, "it looks again soon");
+        assert_eq!(told().len(), 1, "the server may be slow");
+        family::note_exit(seat, 3);
+        supervisor.sleep();
+        supervisor.look_at(0);
+        assert_eq!(told()[1..], [ExitStatus::Code(3)]);
+        assert!(supervisor.posts[0].worker.is_none());
+
+        supervisor.posts = vec![Post::of(ended_somehow())];
+        supervisor.look_at(0);
+        assert_eq!(told().len(), 2);
+        family::cancel_child(server);
+        supervisor.look_at(0);
+        assert_eq!(told()[2..], [ExitStatus::Unknown]);
     }
 
     fn idle() -> (Supervisor, Shared) {
