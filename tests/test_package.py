@@ -60,3 +60,44 @@ def test_one_wheel_serves_all_versions() -> None:
 
     assert procession._procession.__file__ is not None
     assert procession._procession.__file__.endswith(".abi3.so")
+
+
+# A program of one module that starts a process.
+LITTLE = """
+import sys
+
+NOT_NEEDED = {
+    "asyncio", "ctypes", "enum", "inspect", "logging", "pickle", "queue", "random", "re", "selectors", "shutil",
+    "signal", "socket", "subprocess", "tempfile", "threading", "traceback", "typing", "weakref",
+}
+
+
+def loaded():
+    return sorted(NOT_NEEDED & sys.modules.keys())
+
+
+before = loaded()  # by a start-up file, say
+import procession
+
+
+def tell(path):
+    with open(path, "w") as out:
+        print(sorted(set(loaded()) - set(before)), file=out)
+
+
+if __name__ == "__main__":
+    child = procession.get_context(sys.argv[1]).Process(target=tell, args=(sys.argv[2],))
+    child.start()
+    child.join()
+    print(child.exitcode)
+"""
+
+
+@pytest.mark.parametrize("fresh_method", ["spawn", "forkserver"])
+def test_a_child_that_starts_afresh_loads_little(
+    fresh_method: str, run_program: Programs, tmp_path: Path
+) -> None:
+    """The interpreter itself takes 13 ms; each of these would add one or more."""
+    outcome = run_program(LITTLE.lstrip(), fresh_method, str(tmp_path / "found")).check()
+    assert outcome.out == "0\n"
+    assert (tmp_path / "found").read_text() == "[]\n"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-import threading
 
 from . import _beside, _interrupts, _procession, context, process, util
 
@@ -89,8 +88,9 @@ def forget_parent() -> None:
     atexit._clear()
     util._after_fork()
     # The thread that called fork is the main thread now, under a new id.
-    renew = getattr(threading.main_thread(), "_set_native_id", None)
-    if renew is not None:
+    threading: Any = sys.modules.get("threading")
+    renew = threading and getattr(threading.main_thread(), "_set_native_id", None)
+    if renew:
         renew()
 
 
@@ -101,7 +101,9 @@ _standard_key: bytes | None = None
 def _finish(name: str) -> bool:
     """Wait for threads, then run exit handlers, in the order of an interpreter's own exit."""
     try:
-        threading._shutdown()  # type: ignore[attr-defined]
+        threading: Any = sys.modules.get("threading")
+        if threading is not None:
+            threading._shutdown()
         _beside.leave()
         atexit._run_exitfuncs()
         # Only does anything if a handler was cleared away: it runs once.

@@ -23,7 +23,6 @@ import gc
 import os
 import select
 import struct
-import sys
 
 from . import (
     _interrupts,
@@ -61,6 +60,10 @@ __all__ = ["serve"]
 SEAT = struct.Struct("=Q")
 #: What a spare is called by `ps` and `top`, while it is one.
 NAME = b"spare child"
+#: Milliseconds without a request after which there is time to load what many children use,
+LULL = 20
+#: and after how many more children it is loaded without such a pause.
+ENOUGH = 4
 #: Milliseconds without a start after which the spare is ended.
 PAUSE = 5000
 
@@ -104,7 +107,9 @@ class _Service:
         self._line: _socket.socket | None = None
         self._one_has_ended = False
         self._spare_is_worth_it = False
-        self._is_to_load = False
+        #: After how many more children to load what many of them use, if no pause comes first.
+        self._to_load: int | None = None
+        self._all_loaded = False
 
     def run(self) -> NoReturn:
         """Serve until nobody is left who could ask."""
@@ -113,11 +118,17 @@ class _Service:
             poll.register(fd, select.POLLIN)
         while True:
             wanted = self._spare_is_worth_it and self._line is None
-            at_once = wanted or self._is_to_load
-            ready = [fd for fd, _event in poll.poll(0 if at_once else None if self._line is None else PAUSE)]
+            if wanted or self._to_load == 0:
+                patience: int | None = 0
+            elif self._to_load is not None:
+                patience = LULL
+            else:
+                patience = None if self._line is None else PAUSE
+            ready = [fd for fd, _event in poll.poll(patience)]
             if not ready:
-                if self._is_to_load:
-                    self._is_to_load = False
+                if self._to_load is not None and (self._to_load == 0 or not wanted):
+                    self._to_load = None
+                    self._all_loaded = True
                     _load_what_many_children_use()
                 elif wanted:
                     self._fork_spare()
@@ -154,7 +165,8 @@ class _Service:
             _try_send(far_end, STATUS_REPLY.pack(0 if code is None else code, code is not None))
             return
         self._spare_is_worth_it = self._spare_is_worth_it or self._one_has_ended
-        self._is_to_load = f"{__package__}.synchronize" not in sys.modules
+        if not self._all_loaded:
+            self._to_load = ENOUGH if self._to_load is None else max(self._to_load - 1, 0)
         pid = self._give_spare(about, far_end) or self._fork_child(about, far_end)
         if pid:
             self._children[pid] = about

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import sys
-import threading
 
 from . import _beside, process
 from ._errors import AuthenticationError, BufferTooShort, ProcessError, TimeoutError
@@ -174,6 +174,12 @@ class BaseContext(_Rooted):
         **options: Any,
     ) -> pool.Pool:
         """Return a pool of worker processes; `options` are those of `procession.pool.Pool`."""
+        context = self.get_context()
+        if context.get_start_method() == "forkserver":
+            # It boots while this process loads what a pool is made of.
+            from . import forkserver
+
+            forkserver.ensure_running()
         from .pool import Pool
 
         return Pool(
@@ -181,7 +187,7 @@ class BaseContext(_Rooted):
             initializer,
             initargs,
             maxtasksperchild,
-            context=self.get_context(),
+            context=context,
             **options,
         )
 
@@ -465,7 +471,7 @@ def _default_reducer() -> ModuleType:
     return reduction
 
 
-_tls = threading.local()
+_tls = _thread._local()
 
 
 def get_spawning_popen() -> Any:

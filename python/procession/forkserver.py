@@ -21,10 +21,10 @@ from __future__ import annotations
 
 # Without the enumerations of `signal` and `socket`, which take longer to load than the rest of this package.
 import _socket
+import _thread
 import os
 import select
 import struct
-import threading
 
 from . import _pidfd, _procession, spawn, util
 
@@ -61,7 +61,7 @@ class ForkServer:
     """This process's access to the fork server, which it starts if there is none."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = _thread.allocate_lock()
         self._forget()
         self._preload_modules: list[str] = ["__main__"]
 
@@ -205,7 +205,7 @@ class ForkServer:
         self._socket = control
 
     def _after_fork(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = _thread.allocate_lock()
         if self._pidfd is not None:
             # The server is the parent's child, not ours; but it serves us as well.
             os.close(self._pidfd)

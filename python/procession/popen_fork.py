@@ -6,8 +6,6 @@ import _thread
 import builtins
 import os
 import sys
-import threading
-import warnings
 
 from . import _bootstrap, _imports, _interrupts, _null_input, _procession, process, reduction, util
 from ._limits import explained
@@ -39,7 +37,7 @@ class Popen:
         util._flush_std_streams()
         self.returncode: int | None = None
         self.finalizer: util.Finalize | None = None
-        self._reaping = threading.Lock()
+        self._reaping = _thread.allocate_lock()
         self._seat = _procession.prepare_child(process_obj.name, process_obj._role)
         try:
             self._launch(process_obj)
@@ -158,6 +156,8 @@ def _check_fork() -> None:
     if sys.is_finalizing():
         raise _FinalizationError("can't fork at interpreter shutdown")
     if sys.version_info >= (3, 12) and _thread._count() > 0 and _has_threads():
+        import warnings
+
         try:
             warnings.warn(
                 f"This process (pid={os.getpid()}) is multi-threaded, use of fork() may lead to deadlocks in the "
@@ -171,6 +171,9 @@ def _check_fork() -> None:
 
 def _has_threads() -> bool:
     """Return whether the program has threads: those of the engine hold nothing that a child needs."""
+    threading: Any = sys.modules.get("threading")
+    if threading is None:
+        return True  # they were started by `_thread`
     return sum(not isinstance(thread, threading._DummyThread) for thread in threading.enumerate()) > 1
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-from _weakrefset import WeakSet
 
 from . import _beside
 
@@ -13,6 +12,7 @@ if TYPE_CHECKING:
     import signal
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Any
+    from weakref import WeakSet
 
     from .popen_fork import Popen
 else:
@@ -89,7 +89,10 @@ class BaseProcess:
         self._name = name or f"{type(self).__name__}-{':'.join(map(str, self._identity))}"
         if daemon is not None:
             self.daemon = daemon
-        _dangling.add(self)
+        try:
+            _dangling.add(self)
+        except NameError:
+            _make_dangling().add(self)
 
     @staticmethod
     def _Popen(process_obj: Any) -> Popen:
@@ -388,7 +391,23 @@ _seen_by_children: _ParentProcess | None = None
 _current_process: BaseProcess = _MainProcess()
 _process_counter: Iterator[int] = itertools.count(1)
 _children: set[BaseProcess] = set()
-_dangling: WeakSet[BaseProcess] = WeakSet()
+#: All process objects, for who looks for leaks. Made with the first: most children have none.
+_dangling: WeakSet[BaseProcess]
+
+
+def _make_dangling() -> WeakSet[BaseProcess]:
+    global _dangling
+    from _weakrefset import WeakSet
+
+    _dangling = WeakSet()
+    return _dangling
+
+
+def __getattr__(name: str) -> Any:
+    if name == "_dangling":
+        return _make_dangling()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 #: What a child does: `_bootstrap.run`, which that module puts here. An import statement would cost a
 #: forked child more than all that it does in this module.

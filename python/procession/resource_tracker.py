@@ -8,9 +8,9 @@ other end of its pipe, however they end, and then cleans up.
 
 from __future__ import annotations
 
+import _thread
 import os
 import sys
-import threading
 
 from . import process, spawn, util
 
@@ -54,7 +54,7 @@ class ResourceTracker:
     """The tracker as the programs see it: a pipe to its process."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = _thread.RLock()
         self._fd: int | None = None
         self._pid: int | None = None
         self._exitcode: int | None = None
@@ -153,7 +153,7 @@ class ResourceTracker:
 
     def _after_fork(self) -> None:
         # The tracker is our parent's child, and ours to use.
-        self._lock = threading.RLock()
+        self._lock = _thread.RLock()
         self._pid = None
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-import types
 
 from . import _beside, _procession, context, process, util
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from types import CodeType, ModuleType
     from typing import Any, NoReturn
 
 __all__ = [
@@ -365,7 +365,7 @@ def _share_globals() -> None:
 # The main module, which a child imports under the name __mp_main__.
 
 #: Keeps the modules that were __main__ before alive: their functions are still in use.
-old_main_modules: list[types.ModuleType] = []
+old_main_modules: list[ModuleType] = []
 
 
 def _runs_unguarded(mod_name: str) -> bool:
@@ -387,7 +387,7 @@ def _fixup_main_from_name(mod_name: str) -> None:
     loader: Any = spec.loader if spec is not None else None
     if spec is None or not hasattr(loader, "get_code"):
         raise ImportError(f"can't find the main module {mod_name!r} again", name=mod_name)
-    module = types.ModuleType("__mp_main__")
+    module = type(sys)("__mp_main__")
     module.__dict__.update(
         __file__=spec.origin,
         __cached__=spec.cached,
@@ -406,7 +406,7 @@ def _fixup_main_from_path(main_path: str) -> None:
     main = sys.modules["__main__"]
     if getattr(main, "__file__", None) == main_path:
         return  # preloaded by the fork server, or forked
-    module = types.ModuleType("__mp_main__")
+    module = type(sys)("__mp_main__")
     module.__dict__.update(__file__=main_path, __cached__=None, __package__="", __spec__=None)
     _run_as_main(module, read_code(main_path))
 
@@ -416,7 +416,7 @@ def import_main_path(main_path: str) -> None:
     _fixup_main_from_path(main_path)
 
 
-def read_code(path: str) -> types.CodeType:
+def read_code(path: str) -> CodeType:
     """Return the code of a script, in source or compiled form."""
     with open(path, "rb") as file:
         source = file.read()
@@ -426,12 +426,12 @@ def read_code(path: str) -> types.CodeType:
         if source.startswith(MAGIC_NUMBER):
             import marshal
 
-            compiled: types.CodeType = marshal.loads(source[16:])
+            compiled: CodeType = marshal.loads(source[16:])
             return compiled
     return compile(source, path, "exec", dont_inherit=True)
 
 
-def _run_as_main(module: types.ModuleType, code: types.CodeType) -> None:
+def _run_as_main(module: ModuleType, code: CodeType) -> None:
     module.__dict__["__builtins__"] = sys.modules["builtins"]
     before = sys.modules["__main__"]
     # In place while it runs: it may look for itself, and its classes be pickled.

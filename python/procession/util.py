@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import itertools
 import os
 import sys
-import threading
-import weakref
+from _weakref import ref
 
 from . import _procession, process
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import signal
     from collections.abc import Callable, Iterable, Mapping
     from typing import Any
+    from weakref import WeakValueDictionary
 else:
     # Without the enumerations of `signal`, which take a child longer to load than the rest of this package.
     import _signal as signal
@@ -201,17 +202,24 @@ def _remove_temp_dir(directory: str) -> None:
 
 # What runs in a child right after the fork.
 
-_afterfork_registry: weakref.WeakValueDictionary[tuple[int, int, object], object]
-_afterfork_registry = weakref.WeakValueDictionary()
+#: Made when it is first needed: few programs need it, and a child that starts afresh loads less.
+_afterfork_registry: WeakValueDictionary[tuple[int, int, object], object] | None = None
 _afterfork_counter = itertools.count()
 
 
 def register_after_fork(obj: object, func: Callable[[Any], object]) -> None:
     """Have `func(obj)` called in each process that is forked from this one, while obj lives."""
+    global _afterfork_registry
+    if _afterfork_registry is None:
+        from weakref import WeakValueDictionary
+
+        _afterfork_registry = WeakValueDictionary()
     _afterfork_registry[next(_afterfork_counter), id(obj), func] = obj
 
 
 def _run_after_forkers() -> None:
+    if _afterfork_registry is None:
+        return
     for (_index, _ident, func), obj in sorted(_afterfork_registry.items(), key=lambda item: item[0][:2]):
         try:
             func(obj)  # type: ignore[operator]
@@ -224,7 +232,7 @@ def _after_fork() -> None:
     global _exiting
     _exiting = False
     _finalizer_registry.clear()
-    if _afterfork_registry.data:  # type: ignore[attr-defined]
+    if _afterfork_registry is not None and _afterfork_registry.data:  # type: ignore[attr-defined]
         _run_after_forkers()
 
 
@@ -232,13 +240,13 @@ class ForkAwareThreadLock:
     """A lock between threads that is free again in a forked child."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = _thread.allocate_lock()
         self.acquire = self._lock.acquire
         self.release = self._lock.release
         register_after_fork(self, ForkAwareThreadLock._at_fork_reinit)
 
     def _at_fork_reinit(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = _thread.allocate_lock()
         self.acquire = self._lock.acquire
         self.release = self._lock.release
 
@@ -249,7 +257,7 @@ class ForkAwareThreadLock:
         self.release()
 
 
-class ForkAwareLocal(threading.local):
+class ForkAwareLocal(_thread._local):
     """Thread-local attributes that a forked child starts without."""
 
     def __init__(self) -> None:
@@ -294,7 +302,7 @@ class Finalize:
             raise TypeError(f"Exitpriority ({exitpriority!r}) must be None or int, not {type(exitpriority).__name__}")
         if obj is None and exitpriority is None:
             raise ValueError("Without object, exitpriority cannot be None")
-        self._weakref = None if obj is None else weakref.ref(obj, self)
+        self._weakref = None if obj is None else ref(obj, self)
         self._callback: Callable[..., object] | None = callback
         self._args = tuple(args)
         self._kwargs = dict(kwargs or {})

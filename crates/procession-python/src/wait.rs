@@ -4,7 +4,7 @@
 //! then waits without it. The main thread looks for signals while it waits: their handlers run
 //! here, and what they raise ends the call. No lock in shared memory is held at that moment.
 
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
 use procession_engine::diagnostics::LoneWait;
@@ -200,11 +200,17 @@ fn wait<T: Send, E: Send>(
 
 /// Whether this is the thread in which Python runs signal handlers.
 fn is_main_thread(py: Python<'_>) -> bool {
-    static GET_IDENT: Imported = Imported::new("threading", "get_ident");
+    static GET_IDENT: Imported = Imported::new("_thread", "get_ident");
     static IDENT: Name = Name::new("ident");
+    /// Since 3.13. A child that starts afresh would need 2 ms to load `threading` for it.
+    static MAIN_IDENT: Imported = Imported::new("_thread", "_get_main_thread_ident");
     static MAIN_THREAD: Imported = Imported::new("threading", "main_thread");
+    static KNOWS_IDENT: OnceLock<bool> = OnceLock::new();
     let ask = || -> PyResult<bool> {
         let me = GET_IDENT.get(py)?.call0()?;
+        if *KNOWS_IDENT.get_or_init(|| py.version_info() >= (3, 13)) {
+            return MAIN_IDENT.get(py)?.call0()?.eq(me);
+        }
         let main = MAIN_THREAD.get(py)?.call0()?;
         main.getattr(IDENT.get(py))?.eq(me)
     };
