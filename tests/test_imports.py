@@ -69,6 +69,32 @@ def test_a_child_imports_what_another_thread_was_importing(
         assert lines[3] == "waited"
 
 
+# The loader writes as soon as it has loaded, and for a while.
+SLOW_STREAM = """
+import io, sys, time
+
+class Slow(io.RawIOBase):
+    def writable(self):
+        return True
+    def write(self, data):
+        time.sleep(0.3)
+        sys.__stdout__.buffer.raw.write(data)
+        return len(data)
+
+sys.stdout = io.TextIOWrapper(io.BufferedWriter(Slow()))
+"""
+
+
+def test_a_stream_that_is_written_to_after_an_import_is_not_locked_in_the_child(
+    run_program: Programs, tmp_path: Path
+) -> None:
+    package(tmp_path, 0.3)
+    main = tmp_path / "main.py"
+    main.write_text(SLOW_STREAM + MAIN)
+    outcome = run_program(main).check()
+    assert sorted(outcome.out.splitlines())[:3] == ["0", "child 7 3 3", "loader 7"]
+
+
 def test_a_module_that_starts_a_process_while_it_is_imported(run_program: Programs, tmp_path: Path) -> None:
     (tmp_path / "starter.py").write_text(
         "import procession as mp\n"

@@ -703,8 +703,8 @@ looking = threading.Event()
 forked = threading.Event()
 
 def slow(name, *args, **kwargs):
-    # The extension looks something up in `threading` when it first waits: another thread forks just then.
-    if name == "threading" and not looking.is_set():
+    # The extension looks something up in one of these when it first waits: another thread forks just then.
+    if name in ("_thread", "threading") and not looking.is_set():
         looking.set()
         forked.wait(10)
     return usual(name, *args, **kwargs)

@@ -34,7 +34,6 @@ class Popen:
     sentinel: int
 
     def __init__(self, process_obj: BaseProcess) -> None:
-        util._flush_std_streams()
         self.returncode: int | None = None
         self.finalizer: util.Finalize | None = None
         self._reaping = _thread.allocate_lock()
@@ -118,6 +117,8 @@ class Popen:
             _null_input.prepare()
         if process._seen_by_children is None:
             process._prepare_for_fork()
+        # Last of all: a stream that another thread is writing to would stay locked in the child.
+        util._flush_std_streams()
         held = _interrupts.hold()
         try:
             pid, pidfd = _procession.fork(self._seat)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from . import _interrupts, _procession, context, popen_fork, reduction, resource_tracker, spawn
+from . import _interrupts, _procession, context, popen_fork, reduction, resource_tracker, spawn, util
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class Popen(popen_fork.Popen):
         return spawn.get_preparation_data(process_obj.name)
 
     def _launch(self, process_obj: BaseProcess) -> None:
+        util._flush_std_streams()
         self._parcels = self._pack(process_obj)
         prep, task = self._parcels
         tracker = resource_tracker._resource_tracker.inheritable_fd()

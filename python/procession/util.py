@@ -203,23 +203,34 @@ def _remove_temp_dir(directory: str) -> None:
 # What runs in a child right after the fork.
 
 #: Made when it is first needed: few programs need it, and a child that starts afresh loads less.
-_afterfork_registry: WeakValueDictionary[tuple[int, int, object], object] | None = None
+_afterfork_registry: WeakValueDictionary[tuple[int, int, object], object]
 _afterfork_counter = itertools.count()
 
 
 def register_after_fork(obj: object, func: Callable[[Any], object]) -> None:
     """Have `func(obj)` called in each process that is forked from this one, while obj lives."""
-    global _afterfork_registry
-    if _afterfork_registry is None:
-        from weakref import WeakValueDictionary
+    try:
+        registry = _afterfork_registry
+    except NameError:
+        registry = _make_afterfork_registry()
+    registry[next(_afterfork_counter), id(obj), func] = obj
 
-        _afterfork_registry = WeakValueDictionary()
-    _afterfork_registry[next(_afterfork_counter), id(obj), func] = obj
+
+def _make_afterfork_registry() -> WeakValueDictionary[tuple[int, int, object], object]:
+    global _afterfork_registry
+    from weakref import WeakValueDictionary
+
+    _afterfork_registry = WeakValueDictionary()
+    return _afterfork_registry
+
+
+def __getattr__(name: str) -> Any:
+    if name == "_afterfork_registry":
+        return _make_afterfork_registry()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _run_after_forkers() -> None:
-    if _afterfork_registry is None:
-        return
     for (_index, _ident, func), obj in sorted(_afterfork_registry.items(), key=lambda item: item[0][:2]):
         try:
             func(obj)  # type: ignore[operator]
@@ -232,7 +243,8 @@ def _after_fork() -> None:
     global _exiting
     _exiting = False
     _finalizer_registry.clear()
-    if _afterfork_registry is not None and _afterfork_registry.data:  # type: ignore[attr-defined]
+    registry: Any = globals().get("_afterfork_registry")
+    if registry is not None and registry.data:
         _run_after_forkers()
 
 
