@@ -37,6 +37,13 @@ class Outcome:
     values: list[float] = field(default_factory=list)
 
 
+def environment() -> dict[str, str]:
+    """As in a program that is installed: its children find compiled modules, ours and those of the rivals."""
+    environ = {**os.environ, "RUST_BACKTRACE": "0"}
+    environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    return environ
+
+
 def in_python(interpreter: str, smoke: bool) -> Command:
     def command(row: Row, contestant: Contestant, file: str) -> list[str]:
         return [interpreter, "-m", "benchmarks.one", row.name, contestant.label, file, *(["--smoke"] if smoke else [])]
@@ -62,7 +69,7 @@ def run_bounded(command: list[str], time_limit: float) -> tuple[Literal["ok", "h
             stderr=errors,
             start_new_session=True,
             cwd=ROOT,
-            env={**os.environ, "RUST_BACKTRACE": "0"},
+            env=environment(),
         )
         try:
             code = child.wait(time_limit)
