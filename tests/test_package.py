@@ -94,9 +94,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("fresh_method", ["spawn", "forkserver"])
-def test_a_child_that_starts_afresh_loads_little(
-    fresh_method: str, run_program: Programs, tmp_path: Path
-) -> None:
+def test_a_child_that_starts_afresh_loads_little(fresh_method: str, run_program: Programs, tmp_path: Path) -> None:
     """The interpreter itself takes 13 ms; each of these would add one or more."""
     outcome = run_program(LITTLE.lstrip(), fresh_method, str(tmp_path / "found")).check()
     assert outcome.out == "0\n"

@@ -1,12 +1,10 @@
-"""PyTorch's loaders, tensors in shared memory, its pools and its process groups, with `multiprocessing` meaning this package.
+"""PyTorch's loaders, shared tensors, pools and process groups, with `multiprocessing` meaning this package.
 
 PyTorch takes 5 GB with its libraries, so `make clients` does not install it: run `.venv-clients/bin/pip install torch`
 for these.
 """
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 
@@ -115,7 +113,8 @@ if __name__ == "__main__":
     assert child.exitcode == 0
 
     with mp.Pool(2) as pool:
-        assert [float(x) for x in pool.map(double, [torch.tensor(float(i)) for i in range(8)])] == [2.0 * i for i in range(8)]
+        doubled = pool.map(double, [torch.tensor(float(i)) for i in range(8)])
+        assert [float(x) for x in doubled] == [2.0 * i for i in range(8)]
     mp.spawn(reduce_all, args=(tempfile.mktemp(),), nprocs=2)
     try:
         mp.spawn(fail, nprocs=2)
