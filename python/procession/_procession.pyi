@@ -78,7 +78,7 @@ def fork(seat: int) -> tuple[int, int]:
     """Fork, with this place for the child, as `os.fork` does but for its warning and its audit event.
 
     Returns:
-        The pid and a pidfd of the child; (0, -1) in the child.
+        The pid and a pidfd of the child; in the child 0 and a pidfd of its parent, or -1 if it can't be had.
 
     Raises:
         OSError: there can be no more processes, or no descriptor is left.

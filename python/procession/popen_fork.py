@@ -123,7 +123,7 @@ class Popen:
         try:
             pid, pidfd = _procession.fork(self._seat)
             if pid == 0:
-                self._be_the_child(process_obj, parent, held)
+                self._be_the_child(process_obj, parent, pidfd, held)
             self._started(pid, pidfd)
         finally:
             _interrupts.allow(held)
@@ -135,11 +135,13 @@ class Popen:
         self.finalizer = util.Finalize(self, os.close, (pidfd,))
         _procession.child_started(self._seat, pid)
 
-    def _be_the_child(self, process_obj: BaseProcess, parent: int, held: set[Any]) -> NoReturn:
+    def _be_the_child(self, process_obj: BaseProcess, parent: int, sentinel: int, held: set[Any]) -> NoReturn:
         code = 1
         try:
             _imports.abandon_others()
-            code = process_obj._bootstrap(pidfd_of_parent(parent), forked=True, held=held)
+            if sentinel < 0:
+                sentinel = pidfd_of_parent(parent)
+            code = process_obj._bootstrap(sentinel, forked=True, held=held)
         except BaseException:
             # The program's own errors don't come this far.
             sys.excepthook(*sys.exc_info())

@@ -112,6 +112,13 @@ fn setting((name, value): (OsString, OsString)) -> io::Result<CString> {
     text(bytes)
 }
 
+/// A pidfd of this process's parent; `None` if it has ended, or none can be had.
+pub fn pidfd_of_parent(parent: u32) -> Option<OwnedFd> {
+    let pidfd = sys::open_pidfd(parent).ok()?;
+    // Else it may be somebody else's, with the same number.
+    (std::os::unix::process::parent_id() == parent).then_some(pidfd)
+}
+
 /// Has this process killed (SIGKILL) when process `parent` ends, however that ends. If `parent` has
 /// ended already, this does not return.
 ///
