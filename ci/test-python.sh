@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The Python tests, with every Python that is found, three at a time: they wait more than they work. Arguments are passed
 # on to pytest. SIGABRT makes a run that hangs for good show the stacks of all its threads. With SECOND_TRY set, what
-# failed is tried once more by itself; .ci/run lists it then.
+# failed is tried once more by itself; .ci/run lists it then. With FEWER_BETWEEN set, the versions between the oldest and the
+# newest run only what depends on the interpreter: starting, forking, importing, pickling, signals, private parts.
 source "$(dirname "$0")/environment.sh"
 build_wheel
 found=$(venvs)
@@ -9,6 +10,16 @@ for venv in $found; do
     install_tools "$venv" test
     install_wheel "$venv"
 done
+
+between=()
+if [ -n "${FEWER_BETWEEN:-}" ] && [ $# -eq 0 ]; then
+    for name in census connection context dummy executor guide imports insides install native package process reduction \
+        resource_tracker security seed_programs signals spares; do
+        between+=("tests/test_$name.py")
+    done
+fi
+oldest_and_newest=$(for venv in $found; do echo "$(python_version "$venv/bin/python") $venv"; done |
+    sort -V | sed -n '1p;$p' | cut -d' ' -f2)
 
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
@@ -32,7 +43,9 @@ for venv in $found; do
     # The first to be done makes room for the next.
     while [ "$(jobs -rp | wc -l)" -ge 3 ]; do wait -n || true; done
     log=$logs/$(basename "$venv")
-    { run "$venv" "$@" && touch "$log.passed"; } >"$log" 2>&1 &
+    chosen=("$@")
+    grep -qxF "$venv" <<<"$oldest_and_newest" || chosen+=("${between[@]}")
+    { run "$venv" "${chosen[@]}" && touch "$log.passed"; } >"$log" 2>&1 &
 done
 wait
 for venv in $found; do
