@@ -19,8 +19,9 @@ use procession_sys::process::{self, Forked};
 use procession_sys::{fork_hooks, liveness, poll, thread};
 
 static FAMILY: OnceLock<Family> = OnceLock::new();
-/// Guards the making of the family: two threads must not make two.
-static MAKING: Mutex<()> = Mutex::new(());
+/// Guard the making of the family: two threads must not make two. One for each process, by its id: a child
+/// forked meanwhile, before there are hooks that could see to that, would find its parent's locked for ever.
+static MAKING: [Mutex<()>; 64] = [const { Mutex::new(()) }; 64];
 
 /// When members without parents were last looked for, in milliseconds of the machine's clock.
 static ORPHANS_AT: AtomicU64 = AtomicU64::new(0);
@@ -147,7 +148,7 @@ pub fn family() -> Result<&'static Family, FamilyError> {
     if let Some(family) = FAMILY.get() {
         return Ok(family);
     }
-    let _making = lock(&MAKING);
+    let _making = making();
     if let Some(family) = FAMILY.get() {
         return Ok(family);
     }
@@ -163,7 +164,7 @@ pub fn family() -> Result<&'static Family, FamilyError> {
 /// # Errors
 /// When the descriptor is no family's memory, the seat is lost, or this process is a member already.
 pub fn join_family(fd: OwnedFd, seat: Seat) -> Result<(), FamilyError> {
-    let _making = lock(&MAKING);
+    let _making = making();
     if FAMILY.get().is_some() {
         return Err(FamilyError::AlreadyMember);
     }
@@ -183,9 +184,10 @@ fn found(arena: Arena, me: MemberId) -> Result<&'static Family, FamilyError> {
     }))
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn making() -> MutexGuard<'static, ()> {
+    let own = &MAKING[std::process::id() as usize % MAKING.len()];
     // Nothing in this file can panic half-way through a change.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    own.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Family {
@@ -590,5 +592,22 @@ impl<T: Shared> Held<T> {
     #[inline]
     pub(crate) fn get(&self) -> &'static T {
         self.object
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_forked_while_its_parent_makes_the_family_makes_its_own() {
+        let held = making();
+        let pid = process::fork_running(|| i32::from(family().is_err())).expect("forks");
+        let pidfd = process::open_pidfd(pid).expect("is our child");
+        let ended = poll::readable(pidfd.as_fd(), Some(Duration::from_secs(20)));
+        assert!(ended.expect("polls"), "the child hangs");
+        let end = process::try_wait(pidfd.as_fd(), true).expect("is ours");
+        assert_eq!(end, Some(process::Ended::Exited(0)));
+        drop(held);
     }
 }
