@@ -2,7 +2,7 @@
 
 use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use procession_sys::memory;
 
@@ -24,6 +24,8 @@ const GIVES_WAY: u32 = 64;
 const MOST_PRIVATE: usize = 16_384;
 /// Such a sleep.
 const PAUSE: Duration = Duration::from_micros(100);
+/// So long an object that is being taken apart is waited for: who does it may have been stopped.
+const TAKEN_APART_IN: Duration = Duration::from_secs(1);
 
 impl Arena {
     pub(super) fn bit_of(&self, member: MemberId, class: usize, index: u32) -> (&AtomicU64, u64) {
@@ -76,10 +78,12 @@ impl Arena {
         Err(gone)
     }
 
-    /// Whether the object lives, once whoever is taking it apart has come to an end.
+    /// Whether the object lives, once whoever is taking it apart has come to an end. It began because nobody
+    /// held the object any more; so if it takes too long, the object counts as gone.
     fn settle(&self, me: MemberId, class: usize, index: u32, handle: Handle) -> bool {
         let slot = self.slot(class, index);
         let mut rounds = 0u32;
+        let mut since = None;
         loop {
             let word = slot.word.load(Ordering::SeqCst);
             if generation_of(word) != handle.generation {
@@ -98,6 +102,8 @@ impl Arena {
                         && who_of(word).is_none_or(|who| who != me && self.has_ended(who))
                     {
                         self.take_over_freeing(me, class, index, word);
+                    } else if since.get_or_insert_with(Instant::now).elapsed() > TAKEN_APART_IN {
+                        return false;
                     }
                     std::thread::sleep(PAUSE);
                 }
@@ -609,5 +615,24 @@ mod tests {
             word.store(free, Ordering::SeqCst);
             assert!(other.join().expect("no panic").is_err());
         });
+    }
+
+    #[test]
+    fn what_one_that_is_stopped_takes_apart_is_gone() {
+        let arena: &Arena = Box::leak(Box::new(Arena::create(64 << 20).expect("an arena")));
+        let me = arena.enroll("me").expect("a member");
+        let stopped = arena.enroll("stopped").expect("a member");
+        let handle = arena.allocate(stopped, 8, Kind::Block).expect("memory");
+        let (class, index) = arena.split(handle.slot).expect("is a slot");
+        let freeing = slot_word(handle.generation, FREEING, Some(stopped));
+        let word = &arena.slot(class, index).word;
+        word.store(freeing, Ordering::SeqCst);
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || tell.send(arena.acquire(me, handle)));
+        let got = told.recv_timeout(Duration::from_secs(20));
+        assert_eq!(got, Ok(Err(Gone { expected: None })));
+        let (bits, bit) = arena.bit_of(me, class, index);
+        assert_eq!(bits.load(Ordering::SeqCst) & bit, 0);
+        assert_eq!(word.load(Ordering::SeqCst), freeing);
     }
 }
