@@ -595,3 +595,28 @@ fn who_joins_a_queue_waits_for_what_is_to_be_done_and_not_for_a_message() {
     // It is about to go on, and may put what the other waits for.
     assert!(!is_in_vain_beside_one_who_joins(1, 1, 1), "all is done");
 }
+
+#[test]
+fn queues_in_messages_in_queues_are_freed_on_any_stack() {
+    const MANY: usize = 4000;
+    let arena = arena();
+    let me = arena.enroll("me").expect("a member");
+    let before = arena.stats().objects;
+    let mut outermost = queue(arena, me, 0).0;
+    for _ in 1..MANY {
+        let (next, messages) = queue(arena, me, 0);
+        let contents = Contents {
+            mentions: &[outermost],
+            ..Contents::default()
+        };
+        let put = messages.put(arena, me, next, &contents, &mut seconds(1));
+        put.expect("has memory");
+        arena.release(me, outermost);
+        outermost = next;
+    }
+    assert!(arena.stats().objects >= before + MANY);
+    let small = std::thread::Builder::new().stack_size(256 << 10);
+    let frees = small.spawn(move || arena.release(me, outermost));
+    frees.expect("starts").join().expect("no panic");
+    assert_eq!(arena.stats().objects, before);
+}
