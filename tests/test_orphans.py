@@ -296,9 +296,19 @@ def nobody_comes(queue, path):
         with open(path, "w") as file:
             file.write(str(error))
 
+def join(queue, path):
+    procession.parent_process().join()
+    try:
+        queue.join()
+    except EOFError as error:
+        with open(path, "a") as file:
+            file.write(str(error))
+
 if __name__ == "__main__":
     procession.set_start_method(sys.argv[1])
-    queue = procession.Queue()
+    queue = procession.JoinableQueue()
+    if "join" in sys.argv:
+        queue.put("nobody gets it")
     for name in sys.argv[3:]:
         procession.Process(target=globals()[name], args=(queue, sys.argv[2])).start()
     print("ready", flush=True)
@@ -312,6 +322,7 @@ if __name__ == "__main__":
         (["consume", "work_on"], "from a sibling"),
         (["consume_from_oneself"], "from a thread"),
         (["nobody_comes"], "nobody is left who could put anything into this queue"),
+        (["join", "join"], "nobody is left who could finish what was put into this queue"),
     ],
 )
 def test_who_waits_in_vain_is_told_and_nobody_else(

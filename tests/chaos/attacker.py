@@ -40,7 +40,8 @@ class Attacker:
         #: Finds those whom others start: a pool's workers.
         self.more: Callable[[], list[int]] = list
         self.killed: dict[int, int] = {}
-        self.interrupted: set[int] = set()
+        #: Since when.
+        self.interrupted: dict[int, int] = {}
         self.stopped: dict[int, float] = {}
 
     def start(self) -> None:
@@ -81,12 +82,12 @@ class Attacker:
         if what == "kill":
             self._kill(pid)
         elif what == "int":
-            self._journal.note("int", pid)
+            began = self._journal.note("int", pid)
             if self._send(pid, signal.SIGINT):
-                self.interrupted.add(pid)
+                self.interrupted.setdefault(pid, began)
         else:
             self._journal.note("stop", pid)
-            began = time.monotonic()
+            stopped = time.monotonic()
             if not self._send(pid, signal.SIGSTOP):
                 return
             try:
@@ -97,7 +98,7 @@ class Attacker:
             finally:
                 self._journal.note("go", pid)
                 self._send(pid, signal.SIGCONT)
-                self.stopped[pid] = self.stopped.get(pid, 0.0) + time.monotonic() - began
+                self.stopped[pid] = self.stopped.get(pid, 0.0) + time.monotonic() - stopped
 
     def _kill(self, pid: int) -> None:
         if pid in self.killed:

@@ -10,7 +10,7 @@ written, and nothing here depends on what is under test. The operations:
     barrier                   a wait begins;  passed or broken when it has returned
     run TASK                  a pool's worker runs a task
     append NUMBER             a manager's list is appended to;  appended when it has returned
-    took LOCK PID BEGAN       a lock was acquired whose dead owner was PID
+    took LOCK PID BEGAN       a lock was acquired whose dead owner was PID;  lives LOCK PID if PID was not quite gone
     kill, stop, go, int PID   the attacker's doing, written just before it
     interrupted               a KeyboardInterrupt ended it
     wrong TEXT                something that must not be
@@ -189,8 +189,18 @@ def barriers(journals: list[list[Line]], killed: dict[int, int], stopped: dict[i
                 findings.late("barrier", (end - killed[dead]) / 1e9, stopped.get(pid, 0.0))
 
 
-def locks(journals: list[list[Line]], killed: dict[int, int], stopped: dict[int, float], findings: Findings) -> None:
-    """How long the next in line waited for a dead owner's lock, and what else was found wrong on the spot."""
+def locks(
+    journals: list[list[Line]],
+    killed: dict[int, int],
+    stopped: dict[int, float],
+    interrupted: dict[int, int],
+    findings: Findings,
+) -> None:
+    """How long the next in line waited for a dead owner's lock, and what else was found wrong on the spot.
+
+    Only who was interrupted ends in good order with a lock in its hands, and then lets go before it is gone. From all
+    others nothing is taken as long as they live, even if they are killed a moment later.
+    """
     for journal in journals:
         pid = 0
         for line in journal:
@@ -202,6 +212,10 @@ def locks(journals: list[list[Line]], killed: dict[int, int], stopped: dict[int,
                 if owner in killed:
                     since = max(killed[owner], began)
                     findings.late("lock", (line.time - since) / 1e9, stopped.get(pid, 0.0))
+            elif line.what == "lives":
+                owner = line.number(1)
+                if interrupted.get(owner, line.time) >= line.time:
+                    findings.wrong.append(f"lock {line.words[0]} was taken from {owner}, which lived")
             elif line.what == "wrong":
                 findings.wrong.append(" ".join(line.words))
 

@@ -268,6 +268,9 @@ class Actor:
         holder = self.words[HOLDERS + place]
         if told:
             self.journal.note("took", place, holder, began)
+            if holder and not is_dead(holder):
+                # The ledger knows whether it was on its last way then, or has only been killed since.
+                self.journal.note("lives", place, holder)
             if holder and not ends_soon(holder):
                 self.wrong(f"lock {place} was taken from {holder}, which lives")
         elif holder:

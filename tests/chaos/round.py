@@ -441,7 +441,7 @@ class Round:
         journals = self.journals()
         killed = dict(self.attacker.killed)
         ledger.barriers(journals, killed, self.attacker.stopped, self.findings)
-        ledger.locks(journals, killed, self.attacker.stopped, self.findings)
+        ledger.locks(journals, killed, self.attacker.stopped, self.attacker.interrupted, self.findings)
         self.findings.counts["kills"] += len(killed)
         if self.plan.crash_points:
             self.count_crash_points(killed)

@@ -112,12 +112,21 @@ def test_each_task_has_one_outcome(outcomes: dict[int, list[str]], runs: str, de
 def test_who_waits_too_long_for_the_dead_is_found() -> None:
     killed = {50: 100 * MS}
     in_time, too_late, excused = Findings(), Findings(), Findings()
-    ledger.locks([journal("1 start 60\n150 took 0 50 10")], killed, {}, in_time)
+    ledger.locks([journal("1 start 60\n150 took 0 50 10")], killed, {}, {}, in_time)
     assert in_time.wrong == [] and in_time.latencies["lock"] == [0.05]
-    ledger.locks([journal("1 start 60\n2500 took 0 50 10")], killed, {}, too_late)
+    ledger.locks([journal("1 start 60\n2500 took 0 50 10")], killed, {}, {}, too_late)
     assert len(too_late.wrong) == 1
-    ledger.locks([journal("1 start 60\n2500 took 0 50 10")], killed, {60: 1.0}, excused)
+    ledger.locks([journal("1 start 60\n2500 took 0 50 10")], killed, {60: 1.0}, {}, excused)
     assert excused.wrong == []
+
+
+def test_a_lock_taken_from_one_who_is_killed_a_moment_later_is_found() -> None:
+    taken = journal("1 start 60\n150 took 0 50 10\n151 lives 0 50")
+    killed, ended = Findings(), Findings()
+    ledger.locks([taken], {50: 160 * MS}, {}, {50: 155 * MS}, killed)
+    assert killed.wrong == ["lock 0 was taken from 50, which lived"]
+    ledger.locks([taken], {50: 160 * MS}, {}, {50: 140 * MS}, ended)
+    assert ended.wrong == []
 
 
 def test_a_party_that_waits_too_long_at_a_barrier_is_found() -> None:

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+pub use procession_shm::Wanted;
 use procession_shm::{Handle, Kind, MemberId, Patience, Published, Waiter};
 
 use crate::family::{Family, FamilyError, family};
@@ -436,13 +437,13 @@ impl LoneWait {
     /// All of them have to have gone on for so long.
     const SURE: Duration = Duration::from_millis(300);
 
-    /// The calling thread waits for `object`; if that is a queue, for room there or for a message.
+    /// The calling thread waits for `object`; if that is a queue, for what is `wanted` of it.
     ///
     /// # Errors
     /// When this process has no family and can't make one.
-    pub fn begin(object: Handle, for_room: bool) -> Result<LoneWait, FamilyError> {
+    pub fn begin(object: Handle, wanted: Wanted) -> Result<LoneWait, FamilyError> {
         let family = family()?;
-        let waiter = Waiter::lone(family.me(), object, for_room);
+        let waiter = Waiter::lone(family.me(), object, wanted);
         Ok(LoneWait {
             family,
             waiter,

@@ -5,7 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::io::{self, PipeReader, PipeWriter};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -19,8 +19,9 @@ use procession_sys::process::{self, Forked};
 use procession_sys::{fork_hooks, liveness, poll, thread};
 
 static FAMILY: OnceLock<Family> = OnceLock::new();
-/// Guards the making of the family: two threads must not make two.
-static MAKING: Mutex<()> = Mutex::new(());
+/// Guard the making of the family: two threads must not make two. One for each process, by its id: a child
+/// forked meanwhile, before there are hooks that could see to that, would find its parent's locked for ever.
+static MAKING: [Mutex<()>; 64] = [const { Mutex::new(()) }; 64];
 
 /// When members without parents were last looked for, in milliseconds of the machine's clock.
 static ORPHANS_AT: AtomicU64 = AtomicU64::new(0);
@@ -135,7 +136,7 @@ impl std::error::Error for FamilyError {
 #[derive(Debug)]
 pub struct Family {
     arena: Arena,
-    /// This process's member id.
+    /// This process's member id; 0 in a child of a fork for which there was no place left.
     me: AtomicU32,
 }
 
@@ -145,11 +146,11 @@ pub struct Family {
 /// When its memory can't be set up: no memfd, no address space.
 pub fn family() -> Result<&'static Family, FamilyError> {
     if let Some(family) = FAMILY.get() {
-        return Ok(family);
+        return family.with_a_place();
     }
-    let _making = lock(&MAKING);
+    let _making = making();
     if let Some(family) = FAMILY.get() {
-        return Ok(family);
+        return family.with_a_place();
     }
     let arena = Arena::new().map_err(FamilyError::Memory)?;
     let setting = crate::diagnostics::setting_from_environment();
@@ -163,7 +164,7 @@ pub fn family() -> Result<&'static Family, FamilyError> {
 /// # Errors
 /// When the descriptor is no family's memory, the seat is lost, or this process is a member already.
 pub fn join_family(fd: OwnedFd, seat: Seat) -> Result<(), FamilyError> {
-    let _making = lock(&MAKING);
+    let _making = making();
     if FAMILY.get().is_some() {
         return Err(FamilyError::AlreadyMember);
     }
@@ -183,9 +184,28 @@ fn found(arena: Arena, me: MemberId) -> Result<&'static Family, FamilyError> {
     }))
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// The family, if there is one with a place for this process.
+fn own_family() -> Option<&'static Family> {
+    FAMILY.get()?.with_a_place().ok()
+}
+
+#[cold]
+#[allow(
+    clippy::print_stderr,
+    reason = "the caller can't be given an error, and may be a destructor or a C function"
+)]
+fn end_without_a_place() -> ! {
+    eprintln!(
+        "procession: process {} was forked when its family was full, and can't use what belongs to that: {MembersFull}",
+        std::process::id()
+    );
+    process::exit_now(1)
+}
+
+fn making() -> MutexGuard<'static, ()> {
+    let own = &MAKING[std::process::id() as usize % MAKING.len()];
     // Nothing in this file can panic half-way through a change.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    own.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Family {
@@ -199,13 +219,18 @@ impl Family {
         self.arena.fd()
     }
 
-    /// This process.
-    ///
-    /// # Panics
-    /// Never: the id is set before the family can be seen, and after each fork.
+    /// This process. One that has no place in the family (it was forked by others when there was none left)
+    /// ends here, with a message: under its parent's name it would give back what its parent holds.
     #[inline]
     pub fn me(&self) -> MemberId {
-        MemberId::from_raw(self.me.load(Ordering::Relaxed)).expect("a family has a member here")
+        MemberId::from_raw(self.me.load(Ordering::Relaxed)).unwrap_or_else(|| end_without_a_place())
+    }
+
+    fn with_a_place(&'static self) -> Result<&'static Family, FamilyError> {
+        if self.me.load(Ordering::Relaxed) == 0 {
+            return Err(FamilyError::Full(MembersFull));
+        }
+        Ok(self)
     }
 
     /// All members, those that have died and are not yet cleared away included.
@@ -244,7 +269,7 @@ pub fn cancel_child(seat: Seat) {
 
 /// The child has started as process `pid`.
 pub fn child_started(seat: Seat, pid: u32) {
-    if let Some(family) = FAMILY.get() {
+    if let Some(family) = own_family() {
         family.arena.note_pid(seat.0, pid);
     }
 }
@@ -264,7 +289,7 @@ pub fn fork_spare() {
 
 /// Gives a seat, which a spare of this process is to take, a reference to all that this process holds.
 pub fn lend_to(seat: Seat) {
-    if let Some(family) = FAMILY.get() {
+    if let Some(family) = own_family() {
         family.arena.hold_still().lend(family.me(), seat.0);
     }
 }
@@ -318,7 +343,7 @@ pub fn fork_child(seat: Seat) -> io::Result<Option<(u32, OwnedFd)>> {
 /// This process ends in good order, with nothing of the program's to run any more on this thread. If it
 /// has no other, what it holds goes back now; else when it has ended, as by [`leave_at_end`].
 pub fn leave() {
-    if let Some(family) = FAMILY.get() {
+    if let Some(family) = own_family() {
         if liveness::has_one_thread() {
             family.arena.leave(family.me());
         } else {
@@ -330,7 +355,7 @@ pub fn leave() {
 /// This process ends in good order: others may see that. What it holds goes back when it has ended,
 /// for until then threads and destructors of it may be at work on that.
 pub fn leave_at_end() {
-    if let Some(family) = FAMILY.get() {
+    if let Some(family) = own_family() {
         family.arena.leave_at_end(family.me());
     }
 }
@@ -338,7 +363,7 @@ pub fn leave_at_end() {
 /// A member was seen to have ended: what it held goes back. Harmless if it is gone already. From time
 /// to time this also clears away after members whose parents are gone.
 pub fn reap(member: MemberId) {
-    let Some(family) = FAMILY.get() else { return };
+    let Some(family) = own_family() else { return };
     family.arena.reap(family.me(), member);
     let now = thread::monotonic_nanoseconds() / 1_000_000;
     let last = ORPHANS_AT.load(Ordering::Relaxed);
@@ -355,7 +380,7 @@ pub fn reap(member: MemberId) {
 /// Clears the references of dead members to one object, and frees it if nobody else holds it. From time
 /// to time also what the dead hold that mentions it, though their parents have not looked after them.
 pub fn release_dead(handle: Handle) {
-    let Some(family) = FAMILY.get() else { return };
+    let Some(family) = own_family() else { return };
     if !family.arena.release_dead(family.me(), handle) {
         return;
     }
@@ -376,7 +401,7 @@ pub fn release_dead(handle: Handle) {
 /// Writes down how a child ended that is not the kernel's child of whoever waits for it: an exit
 /// code, or a signal's number below zero.
 pub fn note_exit(seat: Seat, status: i32) {
-    if let Some(family) = FAMILY.get() {
+    if let Some(family) = own_family() {
         family.arena.note_exit(seat.0, status);
     }
 }
@@ -388,7 +413,7 @@ pub fn exit_status(seat: Seat) -> Option<i32> {
         ((word >> 32) as u32 == seat.0.to_raw()).then_some(word as u32 as i32)
     });
     collected.or_else(|| {
-        let family = FAMILY.get()?;
+        let family = own_family()?;
         family.arena.exit_status(seat.0)
     })
 }
@@ -407,7 +432,7 @@ pub fn collected(seat: Seat, status: i32) {
 }
 
 extern "C" fn before_fork() {
-    let Some(family) = FAMILY.get() else { return };
+    let Some(family) = own_family() else { return };
     let mut held = family.arena.hold_still();
     held.separate(family.me());
     let child = match PENDING.get() {
@@ -436,16 +461,17 @@ extern "C" fn after_fork_in_parent() {
         return;
     };
     // Until the child has a hold of its own, nothing may go that it has a copy of.
-    let holds = word.is_some_and(|(reader, writer)| {
+    let holds = word.is_some_and(|(mut reader, writer)| {
         drop(writer);
-        has_ended(&reader, CHILD_HOLDS_WITHIN)
+        // A byte: it has no place in the family, and holds nothing.
+        has_ended(&reader, CHILD_HOLDS_WITHIN) && matches!(reader.read(&mut [0]), Ok(0))
     });
     if !holds {
         held.keep_private();
     }
 }
 
-/// Whether nobody has the other end of this pipe any more, or not within this time.
+/// Whether the other end of this pipe has been heard of, if only by its end, within this time.
 fn has_ended(reader: &PipeReader, within: Duration) -> bool {
     let until = Instant::now() + within;
     loop {
@@ -461,7 +487,14 @@ fn has_ended(reader: &PipeReader, within: Duration) -> bool {
 
 extern "C" fn after_fork_in_child() {
     thread::forget_after_fork();
-    let (Some(family), Some(Crossing { mut held, child })) = (FAMILY.get(), crossing()) else {
+    let (
+        Some(family),
+        Some(Crossing {
+            mut held,
+            mut child,
+        }),
+    ) = (own_family(), crossing())
+    else {
         return;
     };
     let parent = family.me();
@@ -475,11 +508,18 @@ extern "C" fn after_fork_in_child() {
         _ => {}
     }
     // A fork that was not ours: a member of its own, which holds what its parent holds, who waits for
-    // that. With no place free it goes on under its parent's name.
+    // that.
     if let Ok(id) = family.arena.enroll("forked") {
         held.lend(parent, id);
         family.me.store(id.to_raw(), Ordering::Relaxed);
         held.inherit(parent, id);
+    } else {
+        // No harm as long as it uses nothing of the family, for instance because it executes a program.
+        family.me.store(0, Ordering::Relaxed);
+        if let Expected::Unannounced(Some((_, writer))) = &mut child {
+            // So the parent knows that nothing is held on behalf of this process.
+            let _ = writer.write(&[0]);
+        }
     }
     drop(child);
 }
@@ -511,7 +551,7 @@ impl Reference {
 
 impl Clone for Reference {
     fn clone(&self) -> Reference {
-        if let Some(family) = FAMILY.get() {
+        if let Some(family) = own_family() {
             // It is held: taking it once more can't fail.
             let _ = family.arena.acquire(family.me(), self.handle);
         }
@@ -523,7 +563,7 @@ impl Clone for Reference {
 
 impl Drop for Reference {
     fn drop(&mut self) {
-        if let Some(family) = FAMILY.get() {
+        if let Some(family) = own_family() {
             family.arena.release(family.me(), self.handle);
         }
     }
@@ -590,5 +630,22 @@ impl<T: Shared> Held<T> {
     #[inline]
     pub(crate) fn get(&self) -> &'static T {
         self.object
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_forked_while_its_parent_makes_the_family_makes_its_own() {
+        let held = making();
+        let pid = process::fork_running(|| i32::from(family().is_err())).expect("forks");
+        let pidfd = process::open_pidfd(pid).expect("is our child");
+        let ended = poll::readable(pidfd.as_fd(), Some(Duration::from_secs(20)));
+        assert!(ended.expect("polls"), "the child hangs");
+        let end = process::try_wait(pidfd.as_fd(), true).expect("is ours");
+        assert_eq!(end, Some(process::Ended::Exited(0)));
+        drop(held);
     }
 }

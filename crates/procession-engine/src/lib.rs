@@ -23,7 +23,7 @@ pub mod family;
 pub mod launch;
 mod make_error;
 pub mod message;
-mod per_process;
+pub mod per_process;
 pub mod pool;
 pub mod process;
 pub mod queue;

@@ -12,12 +12,20 @@ const SLOTS: usize = 16;
 /// thread that it does not have: it uses another slot, by the number of forks behind it. (After as
 /// many forks in a row as there are slots one is used again; its lock was free in the process it
 /// belonged to, unless that forked in the middle of a call.)
-pub(crate) struct PerProcess<T> {
+#[derive(Debug)]
+pub struct PerProcess<T> {
     slots: [Mutex<Option<(u32, T)>>; SLOTS],
 }
 
+impl<T: Default> Default for PerProcess<T> {
+    fn default() -> PerProcess<T> {
+        PerProcess::new()
+    }
+}
+
 impl<T: Default> PerProcess<T> {
-    pub(crate) const fn new() -> PerProcess<T> {
+    /// No process has a value yet.
+    pub const fn new() -> PerProcess<T> {
         PerProcess {
             slots: [const { Mutex::new(None) }; SLOTS],
         }
@@ -25,7 +33,7 @@ impl<T: Default> PerProcess<T> {
 
     /// Runs `body` with this process's value. Other threads that want it wait. What an ancestor
     /// left in the slot is dropped.
-    pub(crate) fn with<R>(&self, body: impl FnOnce(&mut T) -> R) -> R {
+    pub fn with<R>(&self, body: impl FnOnce(&mut T) -> R) -> R {
         let forks = thread::forks();
         let mut slot: MutexGuard<'_, _> = self.slots[forks as usize % SLOTS]
             .lock()

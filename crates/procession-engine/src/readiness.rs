@@ -8,6 +8,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake as TaskWake, Waker};
@@ -414,8 +415,15 @@ impl Entry {
     /// A waker is the program's: should it panic, the hook for panics has said so, and the others are
     /// woken all the same.
     fn wake(self) {
-        let woken = std::panic::AssertUnwindSafe(move || self.waker.wake_by_ref());
-        drop(std::panic::catch_unwind(woken));
+        drop(catch_unwind(AssertUnwindSafe(move || {
+            self.waker.wake_by_ref()
+        })));
+    }
+
+    /// A source that panics counts as ready: who waits for it looks itself, and the panic is then where it
+    /// belongs; the others are watched as before.
+    fn look(&self) -> Readiness<'static> {
+        catch_unwind(AssertUnwindSafe(|| self.source.look())).unwrap_or(Readiness::Ready)
     }
 }
 
@@ -560,7 +568,7 @@ impl Watcher {
         let mut woken = Vec::new();
         let mut at = 0;
         while at < list.len() {
-            match list[at].source.look() {
+            match list[at].look() {
                 Readiness::Ready => woken.push(list.swap_remove(at)),
                 Readiness::NotYet(word, seen) => {
                     list[at].sleeps_on = Some(word);
@@ -583,6 +591,29 @@ mod tests {
         fn wake(self: Arc<Panics>) {
             panic!("this waker panics, to see what becomes of the others");
         }
+    }
+
+    struct Broken;
+
+    impl Source for Broken {
+        fn look(&self) -> Readiness<'static> {
+            panic!("this source panics, to see what becomes of the others");
+        }
+    }
+
+    #[test]
+    fn a_source_that_panics_is_looked_at_by_who_waits_for_it_and_leaves_the_others_alone() {
+        let word: &'static AtomicU32 = Box::leak(Box::default());
+        let [bell, good_bell] = [(); 2].map(|()| Bell::new().expect("has descriptors"));
+        let waker = |bell: &Bell| Waker::from(Arc::clone(&bell.0));
+        let _good = watch(Arc::new(Changed(word, 0)), &waker(&good_bell)).expect("has a thread");
+        let _broken = watch(Arc::new(Broken), &waker(&bell)).expect("has a thread");
+        let rung = ready(&[bell.0.0.as_fd()], Duration::from_secs(20));
+        assert_eq!(rung, [true], "the broken one's is woken");
+        word.store(1, Ordering::SeqCst);
+        futex::wake(word, u32::MAX);
+        let rung = ready(&[good_bell.0.0.as_fd()], Duration::from_secs(20));
+        assert_eq!(rung, [true], "the other's is woken");
     }
 
     #[test]

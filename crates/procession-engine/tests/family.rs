@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use procession_engine::*;
+use procession_sys::poll;
 use procession_sys::process::{Ended, fork_running, open_pidfd, send_signal, try_wait};
 
 struct Child {
@@ -221,4 +222,50 @@ fn threads_that_hold_and_drop_while_another_forks_leave_nothing() {
     });
     drop(shared);
     assert_eq!(objects(), before);
+}
+
+/// How the child of a fork that is not announced ends.
+fn end_of_a_plain_fork(body: impl FnOnce() -> i32) -> Ended {
+    use std::os::fd::AsFd;
+    let pidfd = open_pidfd(fork_running(body).expect("forks")).expect("a child of ours");
+    let ended = poll::readable(pidfd.as_fd(), Some(Duration::from_secs(20)));
+    assert!(ended.expect("polls"), "the child hangs");
+    let end = try_wait(pidfd.as_fd(), true).expect("waits");
+    end.expect("it has ended")
+}
+
+#[test]
+fn a_child_forked_when_the_family_is_full_lets_what_its_parent_holds_alone() {
+    let lock = Lock::new().expect("memory");
+    let handle = lock.handle();
+    let seats: Vec<Seat> =
+        std::iter::from_fn(|| prepare_child("child", Role::Process).ok()).collect();
+    let mut only = Some(Lock::new().expect("memory"));
+    let before = objects();
+    let end = end_of_a_plain_fork(|| {
+        let full = |made| matches!(made, Err(MakeError::Family(FamilyError::Full(_))));
+        assert!(full(Lock::new()));
+        assert!(Lock::from_handle(handle).is_err());
+        drop(only.take());
+        leave();
+        0
+    });
+    assert_eq!(end, Ended::Exited(0));
+    // What can't be an error is the end.
+    let end = end_of_a_plain_fork(|| {
+        let _ = lock.acquire(&mut Patience::none());
+        0
+    });
+    assert_eq!(end, Ended::Exited(1));
+    // So it is for a child of such a child.
+    let end = end_of_a_plain_fork(
+        || match end_of_a_plain_fork(|| i32::from(family().is_ok())) {
+            Ended::Exited(code) => code,
+            _ => 99,
+        },
+    );
+    assert_eq!(end, Ended::Exited(0));
+    assert_eq!(objects(), before);
+    assert_eq!(lock.acquire(&mut Patience::none()), Ok(Acquired::Clean));
+    seats.into_iter().for_each(cancel_child);
 }

@@ -5,6 +5,7 @@ use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use procession_engine::diagnostics::Wanted;
 use procession_engine::{
     GetError, Message, Outgoing, Patience, PutError, Queue as RawQueue, WaitError,
 };
@@ -105,7 +106,7 @@ impl Queue {
             }
         };
         let awaited = Awaited {
-            for_room: true,
+            wanted: Wanted::Room,
             ..Awaited::new(queue.handle(), "make room in this queue")
         };
         let put = |patience: &mut Patience<'_>| queue.put(message, patience);
@@ -331,7 +332,10 @@ impl Queue {
     /// Waits until every object that was put has been reported done.
     fn join(&self, py: Python<'_>) -> PyResult<()> {
         let queue = self.raw()?;
-        let awaited = Awaited::new(queue.handle(), "finish what was put into this queue");
+        let awaited = Awaited {
+            wanted: Wanted::Done,
+            ..Awaited::new(queue.handle(), "finish what was put into this queue")
+        };
         let join = |patience: &mut Patience<'_>| queue.join(patience);
         match wait::blocking_for(py, Timeout::FOREVER, awaited, join, drop)? {
             Ok(()) | Err(WaitError::TimedOut | WaitError::Interrupted) => Ok(()),

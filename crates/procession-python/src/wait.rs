@@ -7,7 +7,7 @@
 use std::sync::{LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
-use procession_engine::diagnostics::LoneWait;
+use procession_engine::diagnostics::{LoneWait, Wanted};
 use procession_engine::{Handle, Patience};
 use pyo3::exceptions::PyEOFError;
 use pyo3::prelude::*;
@@ -74,8 +74,8 @@ pub(crate) fn blocking_or_undo<T: Send, E: Send>(
 /// What only another process can bring about, as a rule.
 pub(crate) struct Awaited {
     pub(crate) object: Handle,
-    /// Room in a queue.
-    pub(crate) for_room: bool,
+    /// Of a queue.
+    pub(crate) wanted: Wanted,
     /// What the others are to do, for people.
     pub(crate) deed: &'static str,
 }
@@ -84,7 +84,7 @@ impl Awaited {
     pub(crate) fn new(object: Handle, deed: &'static str) -> Awaited {
         Awaited {
             object,
-            for_room: false,
+            wanted: Wanted::Message,
             deed,
         }
     }
@@ -134,7 +134,7 @@ impl Orphan {
         }
         let wait = match &mut self.wait {
             Some(wait) => wait,
-            none => none.insert(LoneWait::begin(awaited.object, awaited.for_room).or_raise(py)?),
+            none => none.insert(LoneWait::begin(awaited.object, awaited.wanted).or_raise(py)?),
         };
         if wait.is_in_vain() {
             return Err(PyEOFError::new_err(format!(

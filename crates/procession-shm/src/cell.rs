@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::arena::{AllocError, Arena, Gone, Shared};
+use crate::arena::{AllocError, Arena, Descent, Gone, Shared};
 use crate::handle::{Handle, Kind};
 use crate::member::MemberId;
 use crate::parcel::Contents;
@@ -60,11 +60,11 @@ pub(crate) fn confirms(arena: &Arena, cell: Handle, object: Handle) -> bool {
     raw.is_ok_and(|raw| raw.current.load(Ordering::SeqCst) == object.to_word())
 }
 
-pub(crate) fn take_apart(arena: &Arena, me: MemberId, cell: Handle) {
+pub(crate) fn take_apart(arena: &Arena, me: MemberId, cell: Handle, descent: &mut Descent) {
     let Ok(raw) = arena.object::<RawCell>(cell, Kind::Cell) else {
         return;
     };
     if let Some(parcel) = arena.handle_from_word(raw.current.load(Ordering::SeqCst)) {
-        arena.disown(me, parcel, cell);
+        arena.disown(me, parcel, cell, descent);
     }
 }

@@ -100,4 +100,4 @@ pub use slice::{
     OwnedSlice,
 };
 pub use wait_queue::{RawWaitQueue, Ticket};
-pub use waits::{Published, Waiter};
+pub use waits::{Published, Waiter, Wanted};

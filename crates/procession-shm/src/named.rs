@@ -133,7 +133,7 @@ impl NamedSegment {
             let mut writer = SegmentWriter {
                 segment: self,
                 done: false,
-                _lock: lock,
+                lock,
             };
             if before.is_none() {
                 writer.begin();
@@ -175,7 +175,7 @@ impl SegmentReader<'_> {
 pub struct SegmentWriter<'a> {
     segment: &'a NamedSegment,
     done: bool,
-    _lock: FileLock,
+    lock: FileLock,
 }
 
 impl SegmentWriter<'_> {
@@ -208,7 +208,7 @@ impl SegmentWriter<'_> {
 
 impl Drop for SegmentWriter<'_> {
     fn drop(&mut self) {
-        if self.done {
+        if self.done && self.lock.is_own() {
             self.segment.header().writing.store(0, Ordering::SeqCst);
         }
     }

@@ -10,7 +10,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::arena::{AllocError, Arena, Gone};
+use crate::arena::{AllocError, Arena, Descent, Gone};
 use crate::crash::crash_point;
 use crate::handle::{Handle, Kind};
 use crate::member::MemberId;
@@ -180,7 +180,7 @@ impl Arena {
 }
 
 /// Lets go of all that a parcel held. Can be done again after a death half-way.
-pub(crate) fn take_apart(arena: &Arena, me: MemberId, parcel: Handle) {
+pub(crate) fn take_apart(arena: &Arena, me: MemberId, parcel: Handle, descent: &mut Descent) {
     let Ok(shape) = shape(arena, parcel) else {
         return;
     };
@@ -192,14 +192,14 @@ pub(crate) fn take_apart(arena: &Arena, me: MemberId, parcel: Handle) {
     let (blocks, mentions) = words.split_at(shape.blocks);
     for block in blocks {
         if let Some(block) = arena.handle_from_word(block.load(Ordering::SeqCst)) {
-            arena.disown(me, block, parcel);
+            arena.disown(me, block, parcel, descent);
             crash_point!("parcel: block disowned");
         }
     }
     for mention in mentions {
         if let Some(mention) = arena.handle_from_word(mention.swap(0, Ordering::SeqCst)) {
             crash_point!("parcel: mention taken back");
-            arena.arrive(me, mention);
+            arena.arrive_in(me, mention, descent);
         }
     }
 }

@@ -13,7 +13,8 @@ const SPIN: Duration = Duration::from_micros(1);
 #[cfg(not(loom))]
 const GIVE_WAY: Duration = Duration::from_micros(50);
 /// A sleeper looks again at least this often: a wake-up may have gone to a process that was killed
-/// before it could use it.
+/// before it could use it, or who was to wake it was killed right after the change. (Who is idle pays for
+/// each look; at 80 ms it was 0.08 % of a core for each thread.)
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// So does one that waits for a process to give something back: that process may be dead.
 pub(crate) const CHECK_OWNER: Duration = Duration::from_millis(50);

@@ -23,7 +23,7 @@ use std::fmt;
 
 pub use self::front::Front;
 pub use self::records::Records;
-use crate::arena::{AllocError, Arena, Shared};
+use crate::arena::{AllocError, Arena, Descent, Shared};
 use crate::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::crash::crash_point;
 use crate::handle::{Handle, Kind};
@@ -953,7 +953,7 @@ pub(crate) fn confirms(arena: &Arena, queue: Handle, place: u32, object: Handle)
 }
 
 /// Lets go of all that a queue held. Can be done again after a death half-way.
-pub(crate) fn take_apart(arena: &Arena, me: MemberId, queue: Handle) {
+pub(crate) fn take_apart(arena: &Arena, me: MemberId, queue: Handle, descent: &mut Descent) {
     let Ok(raw) = arena.object::<RawQueue>(queue, Kind::Queue) else {
         return;
     };
@@ -981,7 +981,7 @@ pub(crate) fn take_apart(arena: &Arena, me: MemberId, queue: Handle) {
         if tag & IS_PARCEL != 0 && length == 16 {
             let mut name = [0; 16];
             ring.read(arena, units_of(head), UNIT, &mut name);
-            arena.disown(me, Handle::from_bytes(name), queue);
+            arena.disown(me, Handle::from_bytes(name), queue, descent);
         }
         head = pack(
             count_of(head).wrapping_add(1),
@@ -991,7 +991,7 @@ pub(crate) fn take_apart(arena: &Arena, me: MemberId, queue: Handle) {
     }
     let segments: Vec<Handle> = chain(arena, raw).collect();
     for segment in segments {
-        arena.disown(me, segment, queue);
+        arena.disown(me, segment, queue, descent);
     }
 }
 

@@ -1,6 +1,9 @@
 //! Counters of permits: a plain one, and one whose permits have owners.
 
 use std::fmt;
+use std::time::Duration;
+
+use procession_sys::thread;
 
 use crate::arena::{Arena, Shared};
 use crate::atomic::{AtomicU32, Ordering};
@@ -37,7 +40,8 @@ impl std::error::Error for ReleaseError {}
 /// A plain one counts; it is also used for signalling, so a dead process's permits are not given
 /// back: that would make up an event. A bounded one with at most [`RawSemaphore::OWNED`] permits
 /// keeps an owner word for each, in a row behind this structure; a dead owner's permit is taken over
-/// by whoever waits, by one compare-and-swap.
+/// by whoever waits, by one compare-and-swap. Who waits looks after the owners when a sleep has ended by
+/// itself, and from time to time should all waits be short: else those would share the permits that are left.
 #[repr(C)]
 #[derive(Debug, Default)]
 pub struct RawSemaphore {
@@ -46,6 +50,8 @@ pub struct RawSemaphore {
     sleepers: AtomicU32,
     /// Bounded: the most permits there may be. Plain: 0.
     bound: AtomicU32,
+    /// When somebody last looked whether the owners live, in milliseconds of the machine's clock modulo 2^32.
+    looked: AtomicU32,
 }
 
 // SAFETY: repr(C), atomics only, no Drop, zeros valid.
@@ -109,6 +115,9 @@ impl RawSemaphore {
         if patience.is_none() {
             return take_from_dead(&is_dead, me, owners).ok_or(WaitError::TimedOut);
         }
+        if self.is_time_to_look(owners) && take_from_dead(&is_dead, me, owners).is_some() {
+            return Ok(());
+        }
         if patience.spin(attempt).is_some() {
             return Ok(());
         }
@@ -126,7 +135,8 @@ impl RawSemaphore {
             }
             let expected = if owners.is_empty() { 0 } else { seen };
             match patience.park(&self.word, expected, slice) {
-                Ok(Wake::Woken) => continue,
+                Ok(Wake::Woken) if !self.is_time_to_look(owners) => continue,
+                Ok(Wake::Woken) => {}
                 Ok(Wake::TimedOut) => slice = later,
                 Ok(Wake::Signal) => {}
                 Err(WaitError::TimedOut) => {
@@ -135,13 +145,27 @@ impl RawSemaphore {
                 }
                 Err(error) => break Err(error),
             }
-            // A sleep that ended by itself: nothing was released.
+            // A sleep that ended by itself: nothing was released. Or nobody's did for a while.
             if take_from_dead(&is_dead, me, owners).is_some() {
                 break Ok(());
             }
         };
         self.sleepers.fetch_sub(1, Ordering::SeqCst);
         result
+    }
+
+    /// Whether nobody has looked after the owners for a while. In a model nothing depends on the clock.
+    fn is_time_to_look(&self, owners: &[AtomicU32]) -> bool {
+        if cfg!(loom) || owners.is_empty() {
+            return false;
+        }
+        let now = (thread::monotonic_nanoseconds() / 1_000_000) as u32;
+        let since = now.wrapping_sub(self.looked.load(Ordering::Relaxed));
+        let due = Duration::from_millis(since.into()) >= LOOK_AGAIN;
+        if due {
+            self.looked.store(now, Ordering::Relaxed);
+        }
+        due
     }
 
     fn take_plain(&self) -> Option<()> {

@@ -54,6 +54,19 @@ const LIMITED: u32 = 1;
 const LONE: u32 = 2;
 /// Of a queue, it waits for room and not for a message.
 const FOR_ROOM: u32 = 4;
+/// Of a queue, it waits until all is done and not for a message.
+const FOR_DONE: u32 = 8;
+
+/// What a wait at a queue is for. All else has only one thing to wait for, and is waited for as a message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// A message.
+    Message,
+    /// Room for one.
+    Room,
+    /// All that were put are reported done.
+    Done,
+}
 
 /// The waits of one member's threads.
 #[repr(C)]
@@ -86,7 +99,7 @@ pub struct Waiter {
     pub limited: bool,
     /// Whether nothing else happens in its process meanwhile.
     lone: bool,
-    for_room: bool,
+    wanted: Wanted,
     since: u64,
 }
 
@@ -99,17 +112,16 @@ impl Waiter {
             object,
             limited,
             lone: false,
-            for_room: false,
+            wanted: Wanted::Message,
             since: thread::monotonic_nanoseconds(),
         }
     }
 
-    /// The same without end, of the only thread of the process that could do anything; of a queue, for room
-    /// or for a message.
-    pub fn lone(member: MemberId, object: Handle, for_room: bool) -> Waiter {
+    /// The same without end, of the only thread of the process that could do anything.
+    pub fn lone(member: MemberId, object: Handle, wanted: Wanted) -> Waiter {
         Waiter {
             lone: true,
-            for_room,
+            wanted,
             ..Waiter::beginning(member, object, false)
         }
     }
@@ -118,7 +130,8 @@ impl Waiter {
         [
             (self.limited, LIMITED),
             (self.lone, LONE),
-            (self.for_room, FOR_ROOM),
+            (self.wanted == Wanted::Room, FOR_ROOM),
+            (self.wanted == Wanted::Done, FOR_DONE),
         ]
         .into_iter()
         .filter_map(|(set, flag)| set.then_some(flag))
@@ -181,7 +194,11 @@ impl Arena {
             object: self.handle_from_word(word)?,
             limited: flags & LIMITED != 0,
             lone: flags & LONE != 0,
-            for_room: flags & FOR_ROOM != 0,
+            wanted: match flags & (FOR_ROOM | FOR_DONE) {
+                FOR_ROOM => Wanted::Room,
+                FOR_DONE => Wanted::Done,
+                _ => Wanted::Message,
+            },
             since: record.since.load(Ordering::Relaxed),
         };
         let same = record.thread.load(Ordering::Acquire) == thread
@@ -292,12 +309,11 @@ impl Arena {
     /// Whether what another process waits for is not there, for certain.
     fn is_in_vain(&self, wait: &Waiter) -> bool {
         if let Ok(queue) = self.object::<RawQueue>(wait.object, Kind::Queue) {
-            let there = if wait.for_room {
-                !queue.is_full()
-            } else {
-                !queue.is_empty()
+            return match wait.wanted {
+                Wanted::Message => queue.is_empty() && !queue.is_closed(),
+                Wanted::Room => queue.is_full() && !queue.is_closed(),
+                Wanted::Done => queue.unfinished() != 0,
             };
-            return !there && !queue.is_closed();
         }
         if let Ok(waiters) = self.object::<RawWaitQueue>(wait.object, Kind::WaitQueue) {
             return waiters.is_waiting(wait.member);

@@ -539,3 +539,84 @@ fn several_at_once_keep_their_place_among_single_ones() {
     let late = queue.put_records(arena, me, handle, &records, &mut Patience::none());
     assert_eq!(late, Err(PutError::Closed));
 }
+
+/// A process whose parent has died waits for a message; its sister, who holds the same queue, until all in another
+/// queue is done, where `put` messages lie and `taken` were taken and not reported done. Whether the first one's wait is in vain.
+fn is_in_vain_beside_one_who_joins(put: u32, taken: u32, done: u32) -> bool {
+    let arena = arena();
+    let me = arena.enroll("me").expect("a member");
+    let shared = arena.allocate(me, 64, Kind::Block).expect("memory");
+    let words: &[AtomicU32] = arena.objects(shared, Kind::Block, 0, 4).expect("there");
+    let [joins, ready, may_begin, answer] = [0, 1, 2, 3].map(|at| &words[at]);
+    let (parent, parents_id) = fork(arena, me, |parent| {
+        let (awaited, _) = queue(arena, parent, 0);
+        let (joined, messages) = queue(arena, parent, 0);
+        for _ in 0..put {
+            messages
+                .put(arena, parent, joined, &Contents::default(), &mut seconds(1))
+                .expect("has memory");
+        }
+        for _ in 0..taken {
+            let got = messages.get(arena, parent, &mut seconds(1), &mut |_, _, _| {});
+            got.expect("it is there");
+        }
+        (0..done).for_each(|_| messages.task_done().expect("they were put"));
+        let (pid, _) = fork(arena, parent, |own| {
+            arena.acquire(own, awaited).expect("its parent holds it");
+            arena.acquire(own, joined).expect("its parent holds it");
+            let wait = Waiter::lone(own, joined, Wanted::Done);
+            let _written = arena.publish_wait(&wait).expect("there is room");
+            ready.fetch_add(1, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_secs(60));
+        });
+        joins.store(pid as u32, Ordering::SeqCst);
+        fork(arena, parent, |own| {
+            arena.acquire(own, awaited).expect("its parent holds it");
+            let wait = Waiter::lone(own, awaited, Wanted::Message);
+            ready.fetch_add(1, Ordering::SeqCst);
+            until(|| may_begin.load(Ordering::SeqCst) == 1);
+            let found = arena.orphaned_waits(&wait).is_some();
+            answer.store(1 + u32::from(found), Ordering::SeqCst);
+        });
+        until(|| ready.load(Ordering::SeqCst) == 2);
+    });
+    assert_eq!(wait(parent, "the parent"), 0);
+    assert!(arena.is_dead(parents_id));
+    may_begin.store(1, Ordering::SeqCst);
+    until(|| answer.load(Ordering::SeqCst) != 0);
+    kill(joins.load(Ordering::SeqCst) as i32);
+    answer.load(Ordering::SeqCst) == 2
+}
+
+#[test]
+fn who_joins_a_queue_waits_for_what_is_to_be_done_and_not_for_a_message() {
+    assert!(is_in_vain_beside_one_who_joins(1, 0, 0), "one to be taken");
+    assert!(is_in_vain_beside_one_who_joins(1, 1, 0), "one to be done");
+    // It is about to go on, and may put what the other waits for.
+    assert!(!is_in_vain_beside_one_who_joins(1, 1, 1), "all is done");
+}
+
+#[test]
+fn queues_in_messages_in_queues_are_freed_on_any_stack() {
+    const MANY: usize = 4000;
+    let arena = arena();
+    let me = arena.enroll("me").expect("a member");
+    let before = arena.stats().objects;
+    let mut outermost = queue(arena, me, 0).0;
+    for _ in 1..MANY {
+        let (next, messages) = queue(arena, me, 0);
+        let contents = Contents {
+            mentions: &[outermost],
+            ..Contents::default()
+        };
+        let put = messages.put(arena, me, next, &contents, &mut seconds(1));
+        put.expect("has memory");
+        arena.release(me, outermost);
+        outermost = next;
+    }
+    assert!(arena.stats().objects >= before + MANY);
+    let small = std::thread::Builder::new().stack_size(256 << 10);
+    let frees = small.spawn(move || arena.release(me, outermost));
+    frees.expect("starts").join().expect("no panic");
+    assert_eq!(arena.stats().objects, before);
+}

@@ -504,23 +504,25 @@ fn what_a_dead_member_held_goes_back() {
     assert!(arena.members().iter().all(|member| member.id == me));
 }
 
+fn bounded_semaphore(
+    arena: &'static Arena,
+    me: MemberId,
+    permits: u32,
+) -> (&'static RawSemaphore, &'static [AtomicU32]) {
+    let (kind, size) = (Kind::BoundedSemaphore, size_of::<RawSemaphore>());
+    let all = size + RawSemaphore::owner_bytes(permits);
+    let handle = arena.allocate(me, all, kind).expect("memory");
+    let semaphore: &RawSemaphore = arena.object(handle, kind).expect("there");
+    semaphore.prepare(permits, true);
+    let owners = arena.objects(handle, kind, size, permits as usize);
+    (semaphore, owners.expect("there"))
+}
+
 #[test]
 fn a_bounded_semaphore_gives_the_permits_of_the_dead() {
     let arena = arena();
     let me = arena.enroll("me").expect("member");
-    let size = size_of::<RawSemaphore>();
-    let handle = arena
-        .allocate(
-            me,
-            size + RawSemaphore::owner_bytes(2),
-            Kind::BoundedSemaphore,
-        )
-        .expect("memory");
-    let semaphore: &RawSemaphore = arena.object(handle, Kind::BoundedSemaphore).expect("there");
-    semaphore.prepare(2, true);
-    let owners: &[AtomicU32] = arena
-        .objects(handle, Kind::BoundedSemaphore, size, 2)
-        .expect("there");
+    let (semaphore, owners) = bounded_semaphore(arena, me, 2);
     assert_eq!(semaphore.release(me, owners, 1), Err(ReleaseError::TooMany));
     let child = fork(arena, me, |who| {
         semaphore
@@ -548,6 +550,38 @@ fn a_bounded_semaphore_gives_the_permits_of_the_dead() {
     assert_eq!(child.wait(), -libc::SIGKILL);
     semaphore.release(me, owners, 2).expect("ours");
     assert_eq!(semaphore.value(owners), 2);
+}
+
+#[test]
+fn a_permit_of_the_dead_comes_back_also_where_no_wait_lasts() {
+    let arena = arena();
+    let me = arena.enroll("me").expect("member");
+    let (semaphore, owners) = bounded_semaphore(arena, me, 2);
+    let child = fork(arena, me, |who| {
+        let taken = semaphore.acquire(arena, who, owners, &mut seconds(5));
+        taken.expect("free");
+    });
+    assert_eq!(child.wait(), 0);
+    assert_eq!(semaphore.value(owners), 1);
+    // They take turns at the permit that is left: hardly a sleep ends by itself.
+    let (held, most) = (AtomicU32::new(0), AtomicU32::new(0));
+    let both_are_there = std::sync::Barrier::new(2);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                both_are_there.wait();
+                for _ in 0..500 {
+                    let taken = semaphore.acquire(arena, me, owners, &mut seconds(5));
+                    taken.expect("free in a moment");
+                    most.fetch_max(held.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    std::thread::sleep(Duration::from_micros(200));
+                    held.fetch_sub(1, Ordering::SeqCst);
+                    semaphore.release(me, owners, 1).expect("ours");
+                }
+            });
+        }
+    });
+    assert_eq!(most.into_inner(), 2, "both permits are in use");
 }
 
 #[test]

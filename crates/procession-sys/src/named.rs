@@ -5,9 +5,12 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
+use crate::fork_hooks;
 
 const FOLDER: &str = "/dev/shm";
 
@@ -82,8 +85,53 @@ pub fn unlink(name: &str) -> io::Result<()> {
 
 /// A lock on a whole file, which the kernel releases when its holder ends, however it does. Dropped,
 /// it is released. Each one taken is apart from every other, in the same process too.
+///
+/// A forked child has the same open file, and would keep it locked after its parent's end; so it is closed there.
 #[derive(Debug)]
-pub struct FileLock(OwnedFd);
+pub struct FileLock {
+    file: OwnedFd,
+    /// The process that took it.
+    owner: u32,
+}
+
+/// The descriptors of locks of this process, each and one; 0 is no descriptor. Of more locks than that at a
+/// time a forked child keeps some.
+static LOCKED: [AtomicI32; 64] = [const { AtomicI32::new(0) }; 64];
+
+fn exchange(old: i32, new: i32) {
+    let exchanged = |word: &AtomicI32| {
+        word.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
+    };
+    let _ = LOCKED.iter().any(exchanged);
+}
+
+fn close_in_forked_children() {
+    static REGISTERED: AtomicBool = AtomicBool::new(false);
+    extern "C" fn nothing() {}
+    if !REGISTERED.swap(true, Ordering::SeqCst) {
+        // Without memory for it a child keeps its parent's locks.
+        let _ = fork_hooks::register(nothing, nothing, close_locks);
+    }
+}
+
+/// The numbers stay in use: the copies of the locks still have them.
+extern "C" fn close_locks() {
+    let mut nothing = None;
+    for word in &LOCKED {
+        let locked = word.swap(0, Ordering::SeqCst);
+        if locked == 0 {
+            continue;
+        }
+        let open =
+            || rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        if let Some(nothing) = nothing.get_or_insert_with(|| open().ok()) {
+            // SAFETY: the descriptor is a lock's, which never closes it but by dropping its own; it is replaced
+            // by one that is as good for that.
+            unsafe { libc::dup3(nothing.as_raw_fd(), locked - 1, libc::O_CLOEXEC) };
+        }
+    }
+}
 
 /// Locks a file, for one (`exclusive`) or for many; `None` if it is not to be had now and `wait` is
 /// false. A signal does not end the wait.
@@ -102,7 +150,14 @@ pub fn lock(file: BorrowedFd<'_>, exclusive: bool, wait: bool) -> io::Result<Opt
     };
     loop {
         match rustix::fs::flock(&own, operation) {
-            Ok(()) => return Ok(Some(FileLock(own))),
+            Ok(()) => {
+                close_in_forked_children();
+                exchange(0, own.as_raw_fd() + 1);
+                return Ok(Some(FileLock {
+                    file: own,
+                    owner: std::process::id(),
+                }));
+            }
             Err(rustix::io::Errno::INTR) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
             Err(error) => return Err(error.into()),
@@ -110,10 +165,20 @@ pub fn lock(file: BorrowedFd<'_>, exclusive: bool, wait: bool) -> io::Result<Opt
     }
 }
 
+impl FileLock {
+    /// Whether it is this process's, and not a copy in a forked child.
+    pub fn is_own(&self) -> bool {
+        self.owner == std::process::id()
+    }
+}
+
 impl Drop for FileLock {
     fn drop(&mut self) {
-        // By hand: a process forked meanwhile has the same open file.
-        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+        if self.is_own() {
+            exchange(self.file.as_raw_fd() + 1, 0);
+            // By hand: a process forked just now may have the same open file.
+            let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+        }
     }
 }
 

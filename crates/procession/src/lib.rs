@@ -119,7 +119,8 @@
 //! | a party to a barrier | an error in the others |
 //! | the parent | its daemons and workers die with it; nothing is left behind |
 //!
-//! Whoever waits is told within 100 ms. Nothing here waits for the dead.
+//! Whoever waits is told within 100 ms; only of a value whose sender was killed in the instant between
+//! sending it and waking the receiver, within 250 ms. Nothing here waits for the dead.
 //!
 //! # Errors
 //!

@@ -1,16 +1,16 @@
 //! Both ends of a start: what the parent sends, and what the child does with it.
 
-use std::cell::RefCell;
 use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use serde::{Deserialize, Serialize};
 
 use crate::current;
 use crate::engine::launch::{self, LaunchError, LaunchRequest, Pipes, Surroundings};
+use crate::engine::per_process::PerProcess;
 use crate::engine::{Patience, Queue, Role};
 use crate::entry::{self, EntryName};
 use crate::error::{Error, Result};
@@ -120,11 +120,6 @@ fn complain(error: &dyn std::error::Error) {
 
 /// The life of a child, to its exit code.
 fn run(entry: launch::Entry) -> i32 {
-    if let Some(guard) = FORKING.take() {
-        // A copy of the parent's: its children are not ours.
-        let mut children = guard;
-        children.clear();
-    }
     current::begin(&entry);
     match entry.entry {
         number if number == Occupation::Function.to_raw() => run_function(entry),
@@ -251,33 +246,27 @@ fn put_answer(
 }
 
 /// The children of this process that have not been seen to end.
-static CHILDREN: Mutex<Vec<Weak<Running>>> = Mutex::new(Vec::new());
-
-thread_local! {
-    /// Held over a fork, so that the list is in order in the child; which has this thread alone.
-    static FORKING: RefCell<Option<MutexGuard<'static, Vec<Weak<Running>>>>> = const { RefCell::new(None) };
-}
+static CHILDREN: PerProcess<Vec<Weak<Running>>> = PerProcess::new();
 
 pub(crate) fn children() -> Vec<Arc<Running>> {
-    let mut list = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
-    let mine = std::process::id();
     let mut running = Vec::new();
-    list.retain(|child| {
-        let Some(child) = child.upgrade() else {
-            return false;
-        };
-        let alive = child.owner == mine && child.child.is_alive();
-        if alive {
-            running.push(child);
-        }
-        alive
+    CHILDREN.with(|list| {
+        list.retain(|child| {
+            let Some(child) = child.upgrade() else {
+                return false;
+            };
+            let alive = child.child.is_alive();
+            if alive {
+                running.push(child);
+            }
+            alive
+        });
     });
     running
 }
 
 pub(crate) fn remember(child: &Arc<Running>) {
-    let mut list = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
-    list.push(Arc::downgrade(child));
+    CHILDREN.with(|list| list.push(Arc::downgrade(child)));
 }
 
 /// Starts a child that calls the function named `entry` with `arguments`; gives it with this
@@ -316,7 +305,6 @@ pub(crate) fn start<A: Serialize>(
         reply: start.reply,
         daemon: plan.daemon,
         method: plan.conditions.method,
-        owner: std::process::id(),
         timeout,
         memory_limit: plan.conditions.memory_limit,
         told: AtomicBool::new(false),
@@ -329,18 +317,10 @@ pub(crate) fn launch(
     request: &LaunchRequest<'_>,
     surroundings: &Surroundings,
 ) -> Result<(crate::engine::Child, Pipes)> {
-    let forks = matches!(request.method, launch::StartMethod::Fork);
-    if forks {
+    if matches!(request.method, launch::StartMethod::Fork) {
         panic::install();
-        FORKING.set(Some(
-            CHILDREN.lock().unwrap_or_else(PoisonError::into_inner),
-        ));
     }
-    let result = launch::launch_in(request, surroundings);
-    if forks {
-        FORKING.take();
-    }
-    result.map_err(|error| match error {
+    launch::launch_in(request, surroundings).map_err(|error| match error {
         LaunchError::InitMissing => Error::not_initialised(),
         LaunchError::Payload(error) => Error::from(error),
         LaunchError::Family(error) => Error::from(error),

@@ -39,6 +39,7 @@ mod error;
 mod references;
 
 pub use error::{AllocError, ArenaError, Gone};
+pub(crate) use references::Descent;
 pub use references::HeldStill;
 
 /// What may live in shared memory.

@@ -2,7 +2,7 @@
 
 use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use procession_sys::memory;
 
@@ -22,8 +22,23 @@ const GIVES_WAY: u32 = 64;
 /// As many blocks of a process are its own across forks at a time: each is a mapping, of which the system
 /// allows some 65,000.
 const MOST_PRIVATE: usize = 16_384;
+/// So deep objects within objects are freed by recursion, which keeps no list of them: there may be millions side by
+/// side. What lies deeper comes after the rest.
+const DEEPEST: usize = 32;
 /// Such a sleep.
 const PAUSE: Duration = Duration::from_micros(100);
+/// So long an object that is being taken apart is waited for: who does it may have been stopped.
+const TAKEN_APART_IN: Duration = Duration::from_secs(1);
+
+/// Where in objects within objects somebody is who frees them.
+///
+/// Should that one be killed, what still waits here is found by who reaps it: without a claim and LIVE.
+#[derive(Debug, Default)]
+pub(crate) struct Descent {
+    depth: usize,
+    /// Classes and indices of slots that lie too deep.
+    later: Vec<(usize, u32)>,
+}
 
 impl Arena {
     pub(super) fn bit_of(&self, member: MemberId, class: usize, index: u32) -> (&AtomicU64, u64) {
@@ -76,10 +91,12 @@ impl Arena {
         Err(gone)
     }
 
-    /// Whether the object lives, once whoever is taking it apart has come to an end.
+    /// Whether the object lives, once whoever is taking it apart has come to an end. It began because nobody
+    /// held the object any more; so if it takes too long, the object counts as gone.
     fn settle(&self, me: MemberId, class: usize, index: u32, handle: Handle) -> bool {
         let slot = self.slot(class, index);
         let mut rounds = 0u32;
+        let mut since = None;
         loop {
             let word = slot.word.load(Ordering::SeqCst);
             if generation_of(word) != handle.generation {
@@ -98,6 +115,8 @@ impl Arena {
                         && who_of(word).is_none_or(|who| who != me && self.has_ended(who))
                     {
                         self.take_over_freeing(me, class, index, word);
+                    } else if since.get_or_insert_with(Instant::now).elapsed() > TAKEN_APART_IN {
+                        return false;
                     }
                     std::thread::sleep(PAUSE);
                 }
@@ -241,6 +260,10 @@ impl Arena {
 
     /// It has arrived, or is no more.
     pub fn arrive(&self, me: MemberId, handle: Handle) {
+        self.free_all(me, |descent| self.arrive_in(me, handle, descent));
+    }
+
+    pub(crate) fn arrive_in(&self, me: MemberId, handle: Handle, descent: &mut Descent) {
         let Some((class, index)) = self.split(handle.slot) else {
             return;
         };
@@ -253,7 +276,7 @@ impl Arena {
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| {
                 count.checked_sub(1)
             });
-        self.free_if_unreferenced(me, class, index);
+        self.free_in(me, class, index, descent);
     }
 
     /// Says in which container the object is. Counts while the container confirms it.
@@ -279,7 +302,13 @@ impl Arena {
     }
 
     /// The container, which is being taken apart, no longer holds the object.
-    pub(crate) fn disown(&self, me: MemberId, handle: Handle, container: Handle) {
+    pub(crate) fn disown(
+        &self,
+        me: MemberId,
+        handle: Handle,
+        container: Handle,
+        descent: &mut Descent,
+    ) {
         let Some((class, index)) = self.split(handle.slot) else {
             return;
         };
@@ -292,7 +321,7 @@ impl Arena {
                 Ordering::SeqCst,
                 Ordering::SeqCst,
             );
-            self.free_if_unreferenced(me, class, index);
+            self.free_in(me, class, index, descent);
         }
     }
 
@@ -357,9 +386,26 @@ impl Arena {
     }
 
     pub(super) fn free_if_unreferenced(&self, me: MemberId, class: usize, index: u32) {
+        self.free_all(me, |descent| self.free_in(me, class, index, descent));
+    }
+
+    /// Runs `begin`, and frees what it has left for later.
+    fn free_all(&self, me: MemberId, begin: impl FnOnce(&mut Descent)) {
+        let mut descent = Descent::default();
+        begin(&mut descent);
+        while let Some((class, index)) = descent.later.pop() {
+            self.free_in(me, class, index, &mut descent);
+        }
+    }
+
+    fn free_in(&self, me: MemberId, class: usize, index: u32, descent: &mut Descent) {
         let slot = self.slot(class, index);
         let word = slot.word.load(Ordering::SeqCst);
         if state_of(word) != LIVE || self.is_referenced(class, index) {
+            return;
+        }
+        if descent.depth == DEEPEST {
+            descent.later.push((class, index));
             return;
         }
         let freeing = slot_word(generation_of(word), FREEING, Some(me));
@@ -369,7 +415,7 @@ impl Arena {
             .is_ok()
         {
             crash_point!("free: freeing");
-            self.finish_freeing(me, class, index, freeing);
+            self.finish_freeing(me, class, index, freeing, descent);
         }
     }
 
@@ -381,12 +427,21 @@ impl Arena {
             .compare_exchange(seen, freeing, Ordering::SeqCst, Ordering::SeqCst)
             .is_ok()
         {
-            self.finish_freeing(me, class, index, freeing);
+            self.free_all(me, |descent| {
+                self.finish_freeing(me, class, index, freeing, descent);
+            });
         }
     }
 
     /// From FREEING, which is ours: back to LIVE if somebody came in between, else to FREE.
-    fn finish_freeing(&self, me: MemberId, class: usize, index: u32, freeing: u64) {
+    fn finish_freeing(
+        &self,
+        me: MemberId,
+        class: usize,
+        index: u32,
+        freeing: u64,
+        descent: &mut Descent,
+    ) {
         let slot = self.slot(class, index);
         let generation = generation_of(freeing);
         if self.is_referenced(class, index) {
@@ -395,16 +450,18 @@ impl Arena {
                 .word
                 .compare_exchange(freeing, live, Ordering::SeqCst, Ordering::SeqCst);
             // What came in between may have left again and seen FREEING: look once more.
-            self.free_if_unreferenced(me, class, index);
+            self.free_in(me, class, index, descent);
             return;
         }
+        descent.depth += 1;
         let handle = self.handle_of(class, index);
         match Kind::from_word(slot.kind.load(Ordering::Relaxed)) {
-            Some(Kind::Queue) => ring::take_apart(self, me, handle),
-            Some(Kind::Parcel) => parcel::take_apart(self, me, handle),
-            Some(Kind::Cell) => cell::take_apart(self, me, handle),
+            Some(Kind::Queue) => ring::take_apart(self, me, handle, descent),
+            Some(Kind::Parcel) => parcel::take_apart(self, me, handle, descent),
+            Some(Kind::Cell) => cell::take_apart(self, me, handle, descent),
             _ => {}
         }
+        descent.depth -= 1;
         crash_point!("free: taken apart");
         let header = self.header();
         let committed = slot.committed.load(Ordering::Relaxed);
@@ -609,5 +666,24 @@ mod tests {
             word.store(free, Ordering::SeqCst);
             assert!(other.join().expect("no panic").is_err());
         });
+    }
+
+    #[test]
+    fn what_one_that_is_stopped_takes_apart_is_gone() {
+        let arena: &Arena = Box::leak(Box::new(Arena::create(64 << 20).expect("an arena")));
+        let me = arena.enroll("me").expect("a member");
+        let stopped = arena.enroll("stopped").expect("a member");
+        let handle = arena.allocate(stopped, 8, Kind::Block).expect("memory");
+        let (class, index) = arena.split(handle.slot).expect("is a slot");
+        let freeing = slot_word(handle.generation, FREEING, Some(stopped));
+        let word = &arena.slot(class, index).word;
+        word.store(freeing, Ordering::SeqCst);
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || tell.send(arena.acquire(me, handle)));
+        let got = told.recv_timeout(Duration::from_secs(20));
+        assert_eq!(got, Ok(Err(Gone { expected: None })));
+        let (bits, bit) = arena.bit_of(me, class, index);
+        assert_eq!(bits.load(Ordering::SeqCst) & bit, 0);
+        assert_eq!(word.load(Ordering::SeqCst), freeing);
     }
 }

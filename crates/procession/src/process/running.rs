@@ -21,8 +21,6 @@ pub(crate) struct Running {
     pub(crate) reply: Reply,
     pub(crate) daemon: bool,
     pub(crate) method: StartMethod,
-    /// The process that started it.
-    pub(crate) owner: u32,
     pub(crate) timeout: Option<Timeout>,
     pub(crate) memory_limit: Option<u64>,
     /// Its answer was taken.
