@@ -4,7 +4,8 @@ The number goes to FILE, since a library may print. Children that start afresh i
 nothing itself.
 """
 
-if __name__ == "__main__":
+
+def main() -> None:
     import json
     import sys
 
@@ -21,3 +22,7 @@ if __name__ == "__main__":
         answer = {"skipped": str(reason)}
     with open(file, "w") as out:
         json.dump(answer, out)
+
+
+if __name__ == "__main__":
+    main()

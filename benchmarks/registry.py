@@ -36,13 +36,20 @@ class Row:
     base: frozenset[str]
     #: Shown beside the others, since it is another way than the one that the row is about.
     aside: frozenset[str] = frozenset()
+    #: The main module of the program that is measured.
+    main: str = "one"
 
 
 ROWS: dict[str, Row] = {}
 
 
 def row(
-    name: str, quantity: Quantity, target: Target | None, contestants: Sequence[str], aside: Sequence[str] = ()
+    name: str,
+    quantity: Quantity,
+    target: Target | None,
+    contestants: Sequence[str],
+    aside: Sequence[str] = (),
+    main: str = "one",
 ) -> Callable[[Measure], Measure]:
     """Make a row of a function that does the work and returns a number.
 
@@ -55,7 +62,7 @@ def row(
             raise ValueError(f"there is a row named {name!r} already")
         everyone = tuple(map(Contestant, (*contestants, *aside)))
         base = {each.label for each in everyone if each.library.role == "standard"} - set(aside)
-        ROWS[name] = Row(theme, name, measure, quantity, target, everyone, frozenset(base), frozenset(aside))
+        ROWS[name] = Row(theme, name, measure, quantity, target, everyone, frozenset(base), frozenset(aside), main)
         return measure
 
     return register

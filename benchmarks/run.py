@@ -46,7 +46,8 @@ def environment() -> dict[str, str]:
 
 def in_python(interpreter: str, smoke: bool) -> Command:
     def command(row: Row, contestant: Contestant, file: str) -> list[str]:
-        return [interpreter, "-m", "benchmarks.one", row.name, contestant.label, file, *(["--smoke"] if smoke else [])]
+        program = [interpreter, "-m", f"benchmarks.{row.main}"]
+        return [*program, row.name, contestant.label, file, *(["--smoke"] if smoke else [])]
 
     return command
 

@@ -44,6 +44,28 @@ def by_spawn(contestant: Contestant, effort: Effort) -> float:
 
 
 @row(
+    "start and join, forkserver, of a program that imports NumPy",
+    TIME,
+    None,
+    ("procession", "multiprocessing"),
+    main="one_numpy",
+)
+def by_forkserver_with_numpy(contestant: Contestant, effort: Effort) -> float:
+    return start_and_join(contestant, effort, "forkserver")
+
+
+@row(
+    "start and join, spawn, of a program that imports NumPy",
+    TIME,
+    None,
+    ("procession", "multiprocessing"),
+    main="one_numpy",
+)
+def by_spawn_with_numpy(contestant: Contestant, effort: Effort) -> float:
+    return start_and_join(contestant, effort, "spawn")
+
+
+@row(
     "start and join with 4 GiB touched in the parent, in pages of 4 KiB: forkserver, over the standard library's fork",
     TIME,
     times(80),
