@@ -23,6 +23,7 @@ import gc
 import os
 import select
 import struct
+import sys
 
 from . import (
     _interrupts,
@@ -109,7 +110,6 @@ class _Service:
         self._spare_is_worth_it = False
         #: After how many more children to load what many of them use, if no pause comes first.
         self._to_load: int | None = None
-        self._all_loaded = False
 
     def run(self) -> NoReturn:
         """Serve until nobody is left who could ask."""
@@ -128,7 +128,6 @@ class _Service:
             if not ready:
                 if self._to_load is not None and (self._to_load == 0 or not wanted):
                     self._to_load = None
-                    self._all_loaded = True
                     _load_what_many_children_use()
                 elif wanted:
                     self._fork_spare()
@@ -165,7 +164,7 @@ class _Service:
             _try_send(far_end, STATUS_REPLY.pack(0 if code is None else code, code is not None))
             return
         self._spare_is_worth_it = self._spare_is_worth_it or self._one_has_ended
-        if not self._all_loaded:
+        if f"{__package__}.synchronize" not in sys.modules:
             self._to_load = ENOUGH if self._to_load is None else max(self._to_load - 1, 0)
         pid = self._give_spare(about, far_end) or self._fork_child(about, far_end)
         if pid:

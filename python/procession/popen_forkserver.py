@@ -13,7 +13,6 @@ from . import (
     popen_spawn_posix,
     resource_tracker,
     spawn,
-    util,
 )
 from .reduction import MAX_FDS
 
@@ -59,7 +58,6 @@ class Popen(popen_spawn_posix.Popen):
         return super()._preparation(process_obj) | spawn.surroundings()
 
     def _launch(self, process_obj: BaseProcess) -> None:
-        util._flush_std_streams()
         self._parcels = self._pack(process_obj)
         conversation, pid, pidfd = self._request(process_obj)
         try:

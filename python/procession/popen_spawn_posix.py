@@ -40,6 +40,7 @@ class Popen(popen_fork.Popen):
 
     def __init__(self, process_obj: BaseProcess) -> None:
         self._fds: list[int] = []
+        util._flush_std_streams()
         super().__init__(process_obj)
 
     def duplicate_for_child(self, fd: int) -> int:
@@ -71,7 +72,6 @@ class Popen(popen_fork.Popen):
         return spawn.get_preparation_data(process_obj.name)
 
     def _launch(self, process_obj: BaseProcess) -> None:
-        util._flush_std_streams()
         self._parcels = self._pack(process_obj)
         prep, task = self._parcels
         tracker = resource_tracker._resource_tracker.inheritable_fd()

@@ -116,7 +116,7 @@ fn setting((name, value): (OsString, OsString)) -> io::Result<CString> {
 pub fn pidfd_of_parent(parent: u32) -> Option<OwnedFd> {
     let pidfd = sys::open_pidfd(parent).ok()?;
     // Else it may be somebody else's, with the same number.
-    (std::os::unix::process::parent_id() == parent).then_some(pidfd)
+    (sys::parent_id() == parent).then_some(pidfd)
 }
 
 /// Has this process killed (SIGKILL) when process `parent` ends, however that ends. If `parent` has
@@ -349,7 +349,7 @@ impl Started {
                 Ok(Some(ended)) => Some(note(ended)),
                 // Somebody else waited for it, or the program ignores SIGCHLD. What it said itself
                 // at its end is as good.
-                _ => self.noted(),
+                _ => noted(self.seat),
             },
             Origin::Server(server) => self.learn_from(server.sentinel()),
         };
@@ -360,17 +360,13 @@ impl Started {
         }
     }
 
-    fn noted(&self) -> Option<i32> {
-        family::exit_status(self.seat).filter(|&noted| noted != CHECKED_IN)
-    }
-
     /// The server hears of the end when we do, so this takes no time to speak of, unless the server
     /// has ended too, or is stopped.
     fn learn_from(&self, server: BorrowedFd<'_>) -> Option<i32> {
         let deadline = Instant::now() + NOTED_WITHIN;
         let mut pause = Duration::from_micros(20);
         loop {
-            if let Some(noted) = self.noted() {
+            if let Some(noted) = noted(self.seat) {
                 return Some(noted);
             }
             let nobody_will = poll::readable(server, Some(pause)).unwrap_or(true)
@@ -379,11 +375,16 @@ impl Started {
                     .is_ok_and(|family| family.arena().member(self.seat.member()).is_some());
             if nobody_will {
                 // It may have been its last act.
-                return self.noted();
+                return noted(self.seat);
             }
             pause = (pause * 2).min(Duration::from_millis(2));
         }
     }
+}
+
+/// What was written down of a child's end, in this process or by its fork server, or by the child itself.
+pub(crate) fn noted(seat: Seat) -> Option<i32> {
+    family::exit_status(seat).filter(|&noted| noted != CHECKED_IN)
 }
 
 /// Clears away what is left of children that were let go of and have ended.

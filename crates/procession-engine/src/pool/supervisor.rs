@@ -39,7 +39,7 @@ use crate::pool::jobs::{Book, End, Interest, JobId, State, Verdict};
 use crate::pool::memory::OutOfMemory;
 use crate::pool::shared::Shared;
 use crate::pool::{Launched, Launcher};
-use crate::process::CHECKED_IN;
+use crate::process::noted;
 
 /// Between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(1);
@@ -273,7 +273,7 @@ impl Supervisor {
                     return;
                 }
                 // To tell was perhaps the server's last act.
-                noted(worker).unwrap_or(ExitStatus::Unknown)
+                noted(worker.seat).map_or(ExitStatus::Unknown, ExitStatus::from_noted)
             }
         };
         post.ended_at = None;
@@ -513,13 +513,9 @@ fn look_for_end(worker: &Launched) -> Look {
     if !procession_sys::poll::readable(pidfd, Some(Duration::ZERO)).unwrap_or(true) {
         return Look::Running;
     }
-    noted(worker).map_or(Look::EndedSomehow, Look::Ended)
-}
-
-/// How it ended, as its fork server has written it down, or who has waited for it here.
-fn noted(worker: &Launched) -> Option<ExitStatus> {
-    let noted = family::exit_status(worker.seat).filter(|&noted| noted != CHECKED_IN)?;
-    Some(ExitStatus::from_noted(noted))
+    noted(worker.seat).map_or(Look::EndedSomehow, |code| {
+        Look::Ended(ExitStatus::from_noted(code))
+    })
 }
 
 /// Whether a fork server is alive in the family.
@@ -536,19 +532,7 @@ mod tests {
     use crate::message::Outgoing;
     use crate::pool::{Options, Pool, Prepared, Reply};
 
-    #[derive(Debug)]
-    struct Nobody;
-
-    impl Launcher for Nobody {
-        fn launch(
-            &self,
-            _: procession_shm::Handle,
-            _: u32,
-        ) -> Result<Launched, crate::pool::LaunchError> {
-            panic!("nobody is to be started")
-        }
-    }
-
+    /// Starts nobody, and writes down how others ended.
     #[derive(Debug, Default)]
     struct Record(std::sync::Mutex<Vec<ExitStatus>>);
 
@@ -618,7 +602,12 @@ mod tests {
             ..Options::default()
         };
         let Prepared { desk, shared } = Pool::prepare(options).expect("has memory");
-        let made = Supervisor::new(desk, shared.clone(), Arc::new(Nobody), Vec::new());
+        let made = Supervisor::new(
+            desk,
+            shared.clone(),
+            Arc::new(Record::default()),
+            Vec::new(),
+        );
         (made.expect("has descriptors"), shared)
     }
 
