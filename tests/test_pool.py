@@ -175,6 +175,21 @@ def test_all_ways_to_submit(make_pool: Callable[..., Any]) -> None:
     pool.join()
 
 
+@pytest.mark.parametrize("numbers", [range(1000), range(-5, 2000, 3), range(500, 0, -1), range(15), range(0)])
+def test_chunks_of_a_range_are_the_same_numbers(make_pool: Callable[..., Any], numbers: range) -> None:
+    pool = make_pool(2)
+    for chunksize in (None, 15, 16, 17, 999, 5000):
+        assert pool.map(square, numbers, chunksize) == [x * x for x in numbers]
+    assert list(pool.imap(square, numbers, 16)) == [x * x for x in numbers]
+
+
+def test_a_range_without_length_in_chunks(make_pool: Callable[..., Any]) -> None:
+    pool = make_pool(2)
+    numbers = range(0, 10**30, 10**9)
+    results = pool.imap(square, numbers, 20, buffersize=4)
+    assert list(itertools.islice(results, 50)) == [x * x for x in numbers[:50]]
+
+
 def test_results_are_asked_for_in_every_way(make_pool: Callable[..., Any]) -> None:
     pool = make_pool(1)
     gate = procession.Event()

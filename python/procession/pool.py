@@ -84,6 +84,8 @@ TERMINATE = "TERMINATE"
 
 #: So many tasks of an imap over an iterator without a known length are ahead of its consumer.
 AHEAD = 256
+#: Chunks of a range, from this length on, are ranges themselves: a few bytes, however many numbers.
+RANGES_FROM = 16
 #: Functions whose pickles are kept.
 KEPT_FUNCTIONS = 1024
 
@@ -629,6 +631,9 @@ def _usable_cpus() -> int:
 
 
 def _payloads(iterable: Iterable[Any], chunksize: int) -> Iterator[Any]:
+    if type(iterable) is range and chunksize >= RANGES_FROM:
+        bounds = map(slice, itertools.count(0, chunksize), itertools.count(chunksize, chunksize))
+        return itertools.takewhile(bool, map(iterable.__getitem__, bounds))
     iterator = iter(iterable)
     if chunksize == 1:
         return iterator

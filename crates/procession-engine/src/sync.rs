@@ -98,10 +98,16 @@ impl Lock {
     ///
     /// # Errors
     /// When the time has passed or the interrupt hook asked to give up.
+    #[inline]
     pub fn acquire(&self, patience: &mut Patience<'_>) -> Result<Acquired, WaitError> {
         if self.try_take() {
             return Ok(Acquired::Clean);
         }
+        self.acquire_slowly(patience)
+    }
+
+    #[inline(never)]
+    fn acquire_slowly(&self, patience: &mut Patience<'_>) -> Result<Acquired, WaitError> {
         let (lock, family) = (self.held.get(), self.held.family);
         let (arena, me) = (family.arena(), family.me());
         watching(
@@ -199,16 +205,26 @@ impl RLock {
     ///
     /// # Errors
     /// When the time has passed or the interrupt hook asked to give up.
+    #[inline]
     pub fn acquire_times(
+        &self,
+        times: u32,
+        patience: &mut Patience<'_>,
+    ) -> Result<Acquired, WaitError> {
+        if self.held.get().try_take(self.held.family.me(), times) {
+            return Ok(Acquired::Clean);
+        }
+        self.acquire_slowly(times, patience)
+    }
+
+    #[inline(never)]
+    fn acquire_slowly(
         &self,
         times: u32,
         patience: &mut Patience<'_>,
     ) -> Result<Acquired, WaitError> {
         let (lock, family) = (self.held.get(), self.held.family);
         let (arena, me) = (family.arena(), family.me());
-        if lock.try_take(me, times) {
-            return Ok(Acquired::Clean);
-        }
         watching(
             family,
             self.handle(),

@@ -160,6 +160,12 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], buffers: Vec<Block>) -> 
     }
 }
 
+/// Decodes a value that takes no bytes: so no handle is read, and no buffer asked for.
+#[inline]
+pub(crate) fn decode_nothing<T: DeserializeOwned>() -> Result<T, Error> {
+    postcard::from_bytes::<T>(&[]).map_err(Error::decoding::<T>)
+}
+
 /// Decodes a message, whose references end with it: after the value has taken its own.
 pub(crate) fn decode_message<T: DeserializeOwned>(mut message: Message) -> Result<T, Error> {
     let buffers = std::mem::take(&mut message.buffers);
@@ -171,6 +177,9 @@ pub(crate) fn decode_first<T: DeserializeOwned>(
     bytes: &[u8],
     buffers: Vec<Block>,
 ) -> Result<(T, &[u8]), Error> {
+    if bytes.is_empty() && buffers.is_empty() {
+        return Ok((decode_nothing()?, bytes));
+    }
     struct Receiving;
     impl Drop for Receiving {
         fn drop(&mut self) {

@@ -82,6 +82,7 @@ impl<T: Serialize + DeserializeOwned> Lock<T> {
     ///
     /// # Panics
     /// When the value can't be read as a `T`: its `Serialize` and `Deserialize` don't agree.
+    #[inline]
     pub fn lock(&self) -> LockResult<LockGuard<'_, T>> {
         forever(|patience| self.acquire(patience))
     }
@@ -109,7 +110,25 @@ impl<T: Serialize + DeserializeOwned> Lock<T> {
         self.acquire(&mut Patience::timeout(timeout))
     }
 
+    /// Small, so that it becomes part of its caller and the guard is made where it stays.
+    #[inline]
     fn acquire(&self, patience: &mut Patience<'_>) -> TryLockResult<LockGuard<'_, T>> {
+        let Some(value) = self.enter(patience) else {
+            return Err(TryLockError::Locked);
+        };
+        let guard = LockGuard {
+            lock: self,
+            value,
+            changed: false,
+            panicking: std::thread::panicking(),
+            held: Held::of(&self.lock),
+            not_send: PhantomData,
+        };
+        Poisoned::told(guard, self.state.flag, self.state.flag.get(), "lock")
+    }
+
+    /// Takes the lock, and a copy of the value; nothing if it was not to be had.
+    fn enter(&self, patience: &mut Patience<'_>) -> Option<T> {
         // SYNC POINT: what the last holder put back, and its poison, become visible here.
         match self.lock.acquire(patience) {
             Ok(Acquired::Clean) => {}
@@ -118,14 +137,14 @@ impl<T: Serialize + DeserializeOwned> Lock<T> {
                     pid: info.map_or(0, |info| info.pid),
                 });
             }
-            Err(_) => return Err(TryLockError::Locked),
+            Err(_) => return None,
         }
-        let held = Held {
-            lock: &self.lock,
-            who: self.lock.me(),
-        };
-        let value = match self.state.load() {
-            Ok(value) => value,
+        let held = Held::of(&self.lock);
+        match self.state.load() {
+            Ok(value) => {
+                std::mem::forget(held);
+                Some(value)
+            }
             Err(error) => {
                 drop(held);
                 panic!(
@@ -133,16 +152,7 @@ impl<T: Serialize + DeserializeOwned> Lock<T> {
                     error.chain()
                 );
             }
-        };
-        let guard = LockGuard {
-            lock: self,
-            value,
-            changed: false,
-            panicking: std::thread::panicking(),
-            held,
-            not_send: PhantomData,
-        };
-        Poisoned::told(guard, self.state.flag, self.state.flag.get(), "lock")
+        }
     }
 }
 
@@ -210,7 +220,16 @@ struct Held<'a> {
     who: MemberId,
 }
 
-impl Held<'_> {
+impl<'a> Held<'a> {
+    /// Of a lock that was just taken.
+    #[inline]
+    fn of(lock: &'a engine::Lock) -> Held<'a> {
+        Held {
+            lock,
+            who: lock.me(),
+        }
+    }
+
     /// A copy in a forked child holds nothing.
     fn is_mine(&self) -> bool {
         self.lock.me() == self.who

@@ -114,10 +114,15 @@ impl State {
         }
     }
 
+    #[inline]
     pub(crate) fn load<T: DeserializeOwned>(&self) -> Result<T> {
-        let Some(cell) = &self.cell else {
-            return wire::decode(&[], Vec::new());
-        };
+        match &self.cell {
+            None => wire::decode_nothing(),
+            Some(cell) => self.load_from(cell),
+        }
+    }
+
+    fn load_from<T: DeserializeOwned>(&self, cell: &Cell) -> Result<T> {
         let word = self.commit.load(Ordering::Acquire);
         if word & 0xff == IN_CELL {
             return match cell.read().map_err(Error::gone)? {
