@@ -18,10 +18,10 @@ def successor(x: int) -> int:
     return x + 1
 
 
-def short(x: int) -> int:
-    """About 2 µs of work."""
-    total = x
-    for i in range(40):
+def add_up(count: int) -> int:
+    """A short task: as long as it takes to add so many numbers."""
+    total = 0
+    for i in range(count):
         total += i
     return total
 
