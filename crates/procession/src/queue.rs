@@ -387,10 +387,23 @@ impl NotReceived {
     }
 }
 
+/// Bytes of a short message.
+const SHORT: usize = 128;
+
 pub(crate) fn receive<T: DeserializeOwned>(
     queue: &engine::Queue,
     patience: &mut Patience<'_>,
 ) -> Result<T, NotReceived> {
+    // What is short and of bytes alone needs no memory on its way.
+    let mut short = [0; SHORT];
+    let taken = queue.take_if(|front| {
+        let bytes = short.get_mut(..front.len())?;
+        front.read(bytes);
+        Some(front.len())
+    });
+    if let Some(length) = taken {
+        return wire::decode(&short[..length], Vec::new()).map_err(NotReceived::Unreadable);
+    }
     let message = queue.get(patience).map_err(|error| match error {
         GetError::Empty | GetError::Interrupted => NotReceived::Nothing,
         GetError::Closed => NotReceived::Closed,

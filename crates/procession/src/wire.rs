@@ -5,7 +5,7 @@
 //! message. The same the other way round. Outside of a message of ours neither has a meaning, and
 //! serialising a handle into a file, say, is an error.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 
 use serde::Serialize;
@@ -57,49 +57,123 @@ impl Packed {
     }
 }
 
-#[derive(Debug, Default)]
-struct Collector {
-    handles: Vec<Handle>,
-    buffers: Vec<Bytes>,
+/// What the message that is being made has beside its bytes, so far.
+#[derive(Debug, Clone, Copy, Default)]
+struct Noted {
+    /// Whether one is being made.
+    inside: bool,
+    /// How many of [`HANDLES`], the last ones, are its own.
+    handles: usize,
+    /// How many of [`ASIDE`].
+    buffers: usize,
 }
 
-#[derive(Debug)]
+/// The message that is being read.
+#[derive(Debug, Clone, Copy, Default)]
 struct Incoming {
-    buffers: Vec<Option<Block>>,
+    /// Whether one is.
+    inside: bool,
+    /// How many of [`BLOCKS`], the last ones, are its own.
+    buffers: usize,
     /// What went wrong in a handle, since serde's formats keep no more than "custom error".
     trouble: Option<Trouble>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 enum Trouble {
     Gone(Gone),
     NoBuffer,
 }
 
 thread_local! {
-    static SENDING: RefCell<Vec<Collector>> = const { RefCell::new(Vec::new()) };
-    static RECEIVING: RefCell<Vec<Incoming>> = const { RefCell::new(Vec::new()) };
+    // What most messages get by with: it has no destructor, and costs next to nothing to get at.
+    static SENDING: Cell<Noted> = const { Cell::new(Noted { inside: false, handles: 0, buffers: 0 }) };
+    static RECEIVING: Cell<Incoming> = const { Cell::new(Incoming { inside: false, buffers: 0, trouble: None }) };
+    static HANDLES: RefCell<Vec<Handle>> = const { RefCell::new(Vec::new()) };
+    static ASIDE: RefCell<Vec<Bytes>> = const { RefCell::new(Vec::new()) };
+    static BLOCKS: RefCell<Vec<Option<Block>>> = const { RefCell::new(Vec::new()) };
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Takes the innermost collector away again, also when serialising panics.
-struct Collecting;
+/// The last elements, so many.
+fn last<T>(from: &RefCell<Vec<T>>, count: usize) -> Vec<T> {
+    let mut from = from.borrow_mut();
+    let rest = from.len().saturating_sub(count);
+    from.split_off(rest)
+}
+
+/// From here on a message is being made, perhaps in the middle of another one.
+struct Collecting {
+    outer: Noted,
+}
 
 impl Collecting {
     fn begin() -> Collecting {
-        SENDING.with_borrow_mut(|collectors| collectors.push(Collector::default()));
-        Collecting
+        let inside = Noted {
+            inside: true,
+            ..Noted::default()
+        };
+        Collecting {
+            outer: SENDING.replace(inside),
+        }
     }
 
-    fn end(self) -> Collector {
+    /// What it has beside its bytes.
+    fn end(self) -> (Vec<Handle>, Vec<Bytes>) {
+        let outer = self.outer;
         std::mem::forget(self);
-        SENDING.with_borrow_mut(Vec::pop).unwrap_or_default()
+        Collecting::take(outer)
+    }
+
+    fn take(outer: Noted) -> (Vec<Handle>, Vec<Bytes>) {
+        let noted = SENDING.replace(outer);
+        let (mut handles, mut buffers) = (Vec::new(), Vec::new());
+        if noted.handles > 0 {
+            handles = HANDLES.with(|all| last(all, noted.handles));
+        }
+        if noted.buffers > 0 {
+            buffers = ASIDE.with(|all| last(all, noted.buffers));
+        }
+        (handles, buffers)
     }
 }
 
 impl Drop for Collecting {
+    /// Also when serialising fails or panics.
     fn drop(&mut self) {
-        SENDING.with_borrow_mut(Vec::pop);
+        Collecting::take(self.outer);
+    }
+}
+
+/// From here on a message is being read, perhaps in the middle of another one.
+struct Receiving {
+    outer: Incoming,
+}
+
+impl Receiving {
+    fn begin(buffers: Vec<Block>) -> Receiving {
+        let incoming = Incoming {
+            inside: true,
+            buffers: buffers.len(),
+            trouble: None,
+        };
+        if !buffers.is_empty() {
+            BLOCKS.with_borrow_mut(|all| all.extend(buffers.into_iter().map(Some)));
+        }
+        Receiving {
+            outer: RECEIVING.replace(incoming),
+        }
+    }
+}
+
+impl Drop for Receiving {
+    /// Also when deserialising fails or panics.
+    fn drop(&mut self) {
+        let incoming = RECEIVING.replace(self.outer);
+        if incoming.buffers > 0 {
+            let left = BLOCKS.with(|all| last(all, incoming.buffers));
+            drop(left);
+        }
     }
 }
 
@@ -110,7 +184,7 @@ pub(crate) fn encode_after<T: Serialize + ?Sized>(
 ) -> Result<Packed, Error> {
     let collecting = Collecting::begin();
     let bytes = postcard::to_extend(value, bytes).map_err(|error| Error::encoding::<T>(error))?;
-    let Collector { handles, buffers } = collecting.end();
+    let (handles, buffers) = collecting.end();
     Ok(Packed {
         bytes,
         handles,
@@ -180,24 +254,9 @@ pub(crate) fn decode_first<T: DeserializeOwned>(
     if bytes.is_empty() && buffers.is_empty() {
         return Ok((decode_nothing()?, bytes));
     }
-    struct Receiving;
-    impl Drop for Receiving {
-        fn drop(&mut self) {
-            RECEIVING.with_borrow_mut(Vec::pop);
-        }
-    }
-    let incoming = Incoming {
-        buffers: buffers.into_iter().map(Some).collect(),
-        trouble: None,
-    };
-    RECEIVING.with_borrow_mut(|stack| stack.push(incoming));
-    let receiving = Receiving;
+    let receiving = Receiving::begin(buffers);
     let result = postcard::take_from_bytes::<T>(bytes);
-    let trouble = RECEIVING.with_borrow_mut(|stack| {
-        stack
-            .last_mut()
-            .and_then(|incoming| incoming.trouble.take())
-    });
+    let trouble = RECEIVING.get().trouble;
     drop(receiving);
     result.map_err(|error| match trouble {
         Some(Trouble::Gone(gone)) => Error::gone(gone),
@@ -239,10 +298,14 @@ impl<const N: usize> Serialize for Handles<N> {
 
 /// Notes an object that the message refers to.
 pub(crate) fn note(handle: Handle) -> Option<()> {
-    SENDING.with_borrow_mut(|collectors| {
-        collectors.last_mut()?.handles.push(handle);
-        Some(())
-    })
+    let noted = SENDING.get();
+    noted.inside.then_some(())?;
+    HANDLES.with_borrow_mut(|all| all.push(handle));
+    SENDING.set(Noted {
+        handles: noted.handles + 1,
+        ..noted
+    });
+    Some(())
 }
 
 /// Deserialises a handle and takes hold of its object with `open`.
@@ -254,7 +317,7 @@ where
     D: serde::Deserializer<'de>,
 {
     let bytes = <[u8; 16] as serde::Deserialize>::deserialize(deserializer)?;
-    if RECEIVING.with_borrow(Vec::is_empty) {
+    if !RECEIVING.get().inside {
         return Err(de::Error::custom(OUTSIDE));
     }
     open(Handle::from_bytes(bytes)).map_err(|gone| {
@@ -292,7 +355,7 @@ where
         }
     }
     let handles = deserializer.deserialize_tuple(N, Handles::<N>)?;
-    if RECEIVING.with_borrow(Vec::is_empty) {
+    if !RECEIVING.get().inside {
         return Err(de::Error::custom(OUTSIDE));
     }
     open(handles).map_err(|gone| {
@@ -307,18 +370,24 @@ const OUTSIDE: &str = "a handle of procession (a lock, a queue, ...) can be seri
 
 /// Puts large bytes beside the message; `None` when no message of ours is being made.
 pub(crate) fn put_aside(bytes: &Bytes) -> Option<u32> {
-    SENDING.with_borrow_mut(|collectors| {
-        let buffers = &mut collectors.last_mut()?.buffers;
-        buffers.push(bytes.clone());
-        u32::try_from(buffers.len()).ok()
-    })
+    let noted = SENDING.get();
+    noted.inside.then_some(())?;
+    let number = u32::try_from(noted.buffers + 1).ok()?;
+    ASIDE.with_borrow_mut(|all| all.push(bytes.clone()));
+    SENDING.set(Noted {
+        buffers: noted.buffers + 1,
+        ..noted
+    });
+    Some(number)
 }
 
 /// The large bytes that [`put_aside`] gave this number.
 pub(crate) fn fetch(number: u32) -> Option<Block> {
-    let found = RECEIVING.with_borrow_mut(|stack| {
+    let own = RECEIVING.get().buffers;
+    let found = BLOCKS.with_borrow_mut(|all| {
         let index = usize::try_from(number).ok()?.checked_sub(1)?;
-        stack.last_mut()?.buffers.get_mut(index)?.take()
+        let first = all.len().checked_sub(own)?;
+        (index < own).then(|| all.get_mut(first + index)?.take())?
     });
     if found.is_none() {
         trouble(Trouble::NoBuffer);
@@ -327,11 +396,11 @@ pub(crate) fn fetch(number: u32) -> Option<Block> {
 }
 
 fn trouble(trouble: Trouble) {
-    RECEIVING.with_borrow_mut(|stack| {
-        if let Some(incoming) = stack.last_mut() {
-            incoming.trouble.get_or_insert(trouble);
-        }
-    });
+    let mut incoming = RECEIVING.get();
+    if incoming.inside {
+        incoming.trouble.get_or_insert(trouble);
+        RECEIVING.set(incoming);
+    }
 }
 
 /// `Serialize` and `Deserialize` for a type that is made of one object of the engine.
