@@ -11,15 +11,15 @@ for venv in $found; do
     install_wheel "$venv"
 done
 
-between=()
+between=() oldest_and_newest=
 if [ -n "${FEWER_BETWEEN:-}" ] && [ $# -eq 0 ]; then
     for name in census connection context dummy executor guide imports insides install native package process reduction \
         resource_tracker security seed_programs signals spares; do
         between+=("tests/test_$name.py")
     done
+    oldest_and_newest=$(for venv in $found; do echo "$(python_version "$venv/bin/python") $venv"; done |
+        sort -V | sed -n '1p;$p' | cut -d' ' -f2)
 fi
-oldest_and_newest=$(for venv in $found; do echo "$(python_version "$venv/bin/python") $venv"; done |
-    sort -V | sed -n '1p;$p' | cut -d' ' -f2)
 
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT

@@ -6,7 +6,7 @@ import errno
 import os
 import select
 
-__all__ = ["open_pidfd", "pidfd_of_parent", "wait_readable"]
+__all__ = ["open_pidfd", "wait_readable"]
 
 
 def open_pidfd(pid: int) -> int:
@@ -24,25 +24,6 @@ def open_pidfd(pid: int) -> int:
                 "this kernel has no pidfd_open: procession needs Linux 5.3 or later",
             ) from None
         raise
-
-
-def pidfd_of_parent(parent: int) -> int:
-    """Return a pidfd of our parent; one that says it has ended, if it has."""
-    try:
-        pidfd = open_pidfd(parent)
-    except ProcessLookupError:
-        return _ended()
-    if os.getppid() == parent:
-        return pidfd
-    os.close(pidfd)  # of somebody else with the same number
-    return _ended()
-
-
-def _ended() -> int:
-    """Return a descriptor that is ready, as the pidfd of an ended process is."""
-    reader, writer = os.pipe()
-    os.close(writer)
-    return reader
 
 
 def wait_readable(fd: int, timeout: float | None) -> bool:

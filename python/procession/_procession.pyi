@@ -84,6 +84,13 @@ def fork(seat: int) -> tuple[int, int]:
         OSError: there can be no more processes, or no descriptor is left.
     """
 
+def pidfd_of_parent(parent: int) -> int:
+    """Return a pidfd of our parent; one that says it has ended, if it has.
+
+    Raises:
+        OSError: descriptors have run out, or the kernel has no pidfds.
+    """
+
 def leave() -> None:
     """Leave the family: this process ends in good order, and what it holds goes back."""
 

@@ -10,7 +10,7 @@ import sys
 from . import _bootstrap, _imports, _interrupts, _null_input, _procession, process, reduction, util
 from ._limits import explained
 from ._pidfd import open_pidfd as open_pidfd
-from ._pidfd import pidfd_of_parent, wait_readable
+from ._pidfd import wait_readable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class Popen:
         try:
             _imports.abandon_others()
             if sentinel < 0:
-                sentinel = pidfd_of_parent(parent)
+                sentinel = _procession.pidfd_of_parent(parent)
             code = process_obj._bootstrap(sentinel, forked=True, held=held)
         except BaseException:
             # The program's own errors don't come this far.

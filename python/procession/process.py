@@ -92,7 +92,7 @@ class BaseProcess:
         try:
             _dangling.add(self)
         except NameError:
-            _make_dangling().add(self)
+            __getattr__("_dangling").add(self)
 
     @staticmethod
     def _Popen(process_obj: Any) -> Popen:
@@ -395,17 +395,13 @@ _children: set[BaseProcess] = set()
 _dangling: WeakSet[BaseProcess]
 
 
-def _make_dangling() -> WeakSet[BaseProcess]:
-    global _dangling
-    from _weakrefset import WeakSet
-
-    _dangling = WeakSet()
-    return _dangling
-
-
 def __getattr__(name: str) -> Any:
+    global _dangling
     if name == "_dangling":
-        return _make_dangling()
+        from _weakrefset import WeakSet
+
+        _dangling = WeakSet()
+        return _dangling
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -135,12 +135,12 @@ def spawn_main(
     from . import _interrupts
 
     _interrupts.ending()
-    from . import _bootstrap, _pidfd
+    from . import _bootstrap
 
     forget_finder()
     close_others(fds)
     _procession.join_family(arena, seat)
-    parent_sentinel = _pidfd.pidfd_of_parent(parent)
+    parent_sentinel = _procession.pidfd_of_parent(parent)
     if tracker is not None:
         from . import resource_tracker
 

@@ -212,21 +212,17 @@ def register_after_fork(obj: object, func: Callable[[Any], object]) -> None:
     try:
         registry = _afterfork_registry
     except NameError:
-        registry = _make_afterfork_registry()
+        registry = __getattr__("_afterfork_registry")
     registry[next(_afterfork_counter), id(obj), func] = obj
 
 
-def _make_afterfork_registry() -> WeakValueDictionary[tuple[int, int, object], object]:
-    global _afterfork_registry
-    from weakref import WeakValueDictionary
-
-    _afterfork_registry = WeakValueDictionary()
-    return _afterfork_registry
-
-
 def __getattr__(name: str) -> Any:
+    global _afterfork_registry
     if name == "_afterfork_registry":
-        return _make_afterfork_registry()
+        from weakref import WeakValueDictionary
+
+        _afterfork_registry = WeakValueDictionary()
+        return _afterfork_registry
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -11,6 +11,7 @@ written, and nothing here depends on what is under test. The operations:
     run TASK                  a pool's worker runs a task
     append NUMBER             a manager's list is appended to;  appended when it has returned
     took LOCK PID BEGAN       a lock was acquired whose dead owner was PID;  lives LOCK PID if PID was not quite gone
+    crowd PERMITS PIDS        a semaphore's permits are held by these, who are more, and not quite gone
     kill, stop, go, int PID   the attacker's doing, written just before it
     interrupted               a KeyboardInterrupt ended it
     wrong TEXT                something that must not be
@@ -198,8 +199,8 @@ def locks(
 ) -> None:
     """How long the next in line waited for a dead owner's lock, and what else was found wrong on the spot.
 
-    Only who was interrupted ends in good order with a lock in its hands, and then lets go before it is gone. From all
-    others nothing is taken as long as they live, even if they are killed a moment later.
+    Only who was interrupted ends in good order with a lock or a permit in its hands, and then lets go before it is
+    gone. From all others nothing is taken as long as they live, even if they are killed a moment later.
     """
     for journal in journals:
         pid = 0
@@ -216,6 +217,11 @@ def locks(
                 owner = line.number(1)
                 if interrupted.get(owner, line.time) >= line.time:
                     findings.wrong.append(f"lock {line.words[0]} was taken from {owner}, which lived")
+            elif line.what == "crowd":
+                permits, *holders = map(int, line.words)
+                staying = [owner for owner in holders if interrupted.get(owner, line.time) >= line.time]
+                if len(staying) > permits:
+                    findings.wrong.append(f"semaphore: {staying}, which lived, had {permits} permits")
             elif line.what == "wrong":
                 findings.wrong.append(" ".join(line.words))
 

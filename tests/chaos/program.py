@@ -186,6 +186,7 @@ class Actor:
         self.scratch = Scratch(world.directory / "scratch")
         self.words = self.scratch.words
         self.numbers = 0
+        self.permits_had = 0
         self.journal.note("start", os.getpid())
 
     @property
@@ -316,13 +317,15 @@ class Actor:
         self.release(lock, 5)
 
     def use_semaphore(self) -> None:
-        places = range(PERMITS, PERMITS + 200)
         mine = PERMITS + self.source % 200
         self.world.semaphore.acquire()
-        self.words[mine] = os.getpid()
-        holders = [self.words[place] for place in places if self.words[place]]
+        # With a number: who has let go and come back is not taken for one who has stayed.
+        self.permits_had += 1
+        self.words[mine] = self.permits_had << 32 | os.getpid()
+        holders = [pid for pid in self.permit_holders() if not is_dead(pid)]
         if len(holders) > self.world.permits:
-            # Some must be dead, or on their last way: they let go before they are gone.
+            # The ledger knows which of them were on their last way then, or have only been killed since.
+            self.journal.note("crowd", self.world.permits, *holders)
             deadline = time.monotonic() + LAST_WAY
             while sum(not is_dead(pid) for pid in holders) > self.world.permits:
                 if time.monotonic() > deadline:
@@ -332,6 +335,14 @@ class Actor:
         self.dwell()
         self.words[mine] = 0
         self.world.semaphore.release()
+
+    def permit_holders(self) -> list[int]:
+        """Who holds permits, all at one moment, and who was killed with one."""
+        places = self.words[PERMITS : PERMITS + 200]
+        while (seen := places.tolist()) != places.tolist():
+            pass
+        places.release()
+        return [word & 0xFFFF_FFFF for word in seen if word]
 
     # What waits for others.
 

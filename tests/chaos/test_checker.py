@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import time
+from array import array
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -129,6 +132,15 @@ def test_a_lock_taken_from_one_who_is_killed_a_moment_later_is_found() -> None:
     assert ended.wrong == []
 
 
+def test_a_permit_taken_from_one_who_is_killed_a_moment_later_is_found() -> None:
+    taken = journal("1 start 60\n150 crowd 2 50 55 60")
+    killed, ended = Findings(), Findings()
+    ledger.locks([taken], {50: 160 * MS}, {}, {50: 155 * MS}, killed)
+    assert killed.wrong == ["semaphore: [50, 55, 60], which lived, had 2 permits"]
+    ledger.locks([taken], {50: 160 * MS}, {}, {50: 140 * MS}, ended)
+    assert ended.wrong == []
+
+
 def test_a_party_that_waits_too_long_at_a_barrier_is_found() -> None:
     dead = journal("1 start 50\n10 barrier")
     findings = Findings()
@@ -178,6 +190,23 @@ def test_a_lock_that_another_takes_meanwhile_is_found(actor: program.Actor) -> N
     actor.acquire(lock, 0)
     actor.words[program.HOLDERS] = 1
     actor.release(lock, 0)
+    assert len(complaints(actor)) == 1
+
+
+def test_a_permit_too_many_is_found_and_one_of_the_dead_is_none(
+    actor: program.Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program, "LAST_WAY", 0.01)
+    actor.world.semaphore = NoLock()
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    actor.words[program.PERMITS + 7 : program.PERMITS + 9] = memoryview(array("q", [1 << 32 | os.getppid(), ended.pid]))
+    actor.use_semaphore()
+    assert complaints(actor) == []
+    actor.words[program.PERMITS + 8] = 5 << 32 | 1
+    actor.use_semaphore()
+    crowds = [line for line in ledger.read(actor.world.directory / "one.journal") if line.what == "crowd"]
+    assert [len(line.words) for line in crowds] == [4]
     assert len(complaints(actor)) == 1
 
 

@@ -112,11 +112,20 @@ fn setting((name, value): (OsString, OsString)) -> io::Result<CString> {
     text(bytes)
 }
 
-/// A pidfd of this process's parent; `None` if it has ended, or none can be had.
-pub fn pidfd_of_parent(parent: u32) -> Option<OwnedFd> {
-    let pidfd = sys::open_pidfd(parent).ok()?;
-    // Else it may be somebody else's, with the same number.
-    (sys::parent_id() == parent).then_some(pidfd)
+/// A pidfd of this process's parent, or, if that has ended, what is as ready to read as one would be.
+///
+/// # Errors
+/// When descriptors have run out, or the kernel has no pidfds.
+pub fn pidfd_of_parent(parent: u32) -> io::Result<OwnedFd> {
+    match sys::open_pidfd(parent) {
+        Ok(pidfd) if sys::parent_id() == parent => return Ok(pidfd),
+        // Somebody else's, with the same number.
+        Ok(_) => {}
+        Err(error) if error.raw_os_error() == Some(ESRCH) => {}
+        Err(error) => return Err(error),
+    }
+    // Nobody writes there.
+    Ok(io::pipe()?.0.into())
 }
 
 /// Has this process killed (SIGKILL) when process `parent` ends, however that ends. If `parent` has

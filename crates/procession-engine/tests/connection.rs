@@ -767,6 +767,26 @@ fn who_never_waits_at_a_mailbox_gets_what_is_at_the_descriptor_too() {
 }
 
 #[test]
+fn who_never_waits_gets_what_was_sent_right_before_the_end() {
+    let _shared = shared();
+    for _ in 0..1000 {
+        let (asks, answers) = shortened();
+        let sender = std::thread::spawn(move || {
+            asks.send_bytes(b"the last", &mut soon()).expect("sent");
+        });
+        // The message comes after the look at the mailbox, the end before that at the descriptor.
+        let got = loop {
+            match answers.recv_bytes(None, &mut Patience::none()) {
+                Err(RecvError::TimedOut) => {}
+                other => break other,
+            }
+        };
+        assert_eq!(got.expect("was sent before the end"), b"the last");
+        sender.join().expect("ends");
+    }
+}
+
+#[test]
 fn a_wait_at_a_mailbox_can_be_given_up() {
     let _shared = shared();
     let (asks, answers) = shortened();

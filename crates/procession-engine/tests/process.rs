@@ -11,7 +11,7 @@ use launching::*;
 use procession_engine::launch::{
     LaunchError, StartMethod, child_entry, fork_running, launch_stored,
 };
-use procession_engine::process::{Child, SpawnRequest, spawn};
+use procession_engine::process::{self, Child, SpawnRequest, spawn};
 use procession_engine::{Block, ExitStatus, Outgoing, Parcel, Patience, Role, WaitError, family};
 use procession_sys::{poll, process as sys, socket};
 
@@ -40,6 +40,20 @@ fn exit_codes_and_signals_are_told_by_every_method() {
         let panicked = start(method, PANIC);
         assert_eq!(end_of(&panicked), ExitStatus::Code(101), "{method:?}");
     }
+}
+
+#[test]
+fn a_parent_that_has_ended_is_told_from_one_that_lives() {
+    let _together = together();
+    let has_ended = |parent: u32| {
+        let pidfd = process::pidfd_of_parent(parent).expect("has descriptors");
+        poll::readable(pidfd.as_fd(), Some(Duration::ZERO)).expect("polls")
+    };
+    assert!(!has_ended(sys::parent_id()));
+    assert!(has_ended(std::process::id()), "another has its number");
+    let mut child = Command::new("true").spawn().expect("starts");
+    child.wait().expect("ends");
+    assert!(has_ended(child.id()), "nobody has its number");
 }
 
 #[test]

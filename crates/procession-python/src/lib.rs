@@ -47,6 +47,7 @@ fn _procession(module: &Bound<'_, PyModule>) -> PyResult<()> {
         wrap_pyfunction!(family::take_seat, module)?,
         wrap_pyfunction!(family::fork_done, module)?,
         wrap_pyfunction!(fork::fork, module)?,
+        wrap_pyfunction!(fork::pidfd_of_parent, module)?,
         wrap_pyfunction!(family::leave, module)?,
         wrap_pyfunction!(family::reap, module)?,
         wrap_pyfunction!(family::note_exit, module)?,

@@ -18,7 +18,7 @@
 //! descriptor and leaves the word alone, which keeps their order.
 //!
 //! SYNC POINT: the exchange to `FULL` (release) with its load (acquire): the message is visible. The
-//! store of `EMPTY` (release) with the exchange that follows it (acquire): the room may be written to.
+//! store of `EMPTY` (release) with the load that finds it (acquire): the room may be written to.
 
 use crate::arena::Shared;
 use crate::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -30,14 +30,15 @@ const ASLEEP: u32 = 1;
 const AWAY: u32 = 2;
 const FULL: u32 = 3;
 
-/// Words of a message that has room here.
-const WORDS: usize = 503;
+/// Words of a message that has room here. Two in a model: enough for one to be seen without the other.
+const WORDS: usize = if cfg!(loom) { 2 } else { 503 };
 
 /// A message that is not longer has room.
 pub const MAILBOX_ROOM: usize = WORDS * 8;
 
 #[repr(C, align(64))]
 #[derive(Debug)]
+#[cfg_attr(loom, derive(Default))]
 struct Side {
     word: AtomicU32,
     length: AtomicU32,
@@ -47,6 +48,7 @@ struct Side {
 /// The shortcut, in shared memory. One end sends on one side and receives on the other.
 #[repr(C)]
 #[derive(Debug)]
+#[cfg_attr(loom, derive(Default))]
 pub struct RawMailbox {
     sides: [Side; 2],
     secret: AtomicU64,
@@ -184,9 +186,10 @@ impl RawMailbox {
         self.advance(self.side(way), AWAY, EMPTY);
     }
 
+    /// Hears of nothing: who does this has looked before, or reads nothing after it.
     fn advance(&self, side: &Side, from: u32, to: u32) -> bool {
         side.word
-            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
+            .compare_exchange(from, to, Ordering::Release, Ordering::Relaxed)
             .is_ok()
     }
 }

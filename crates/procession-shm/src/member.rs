@@ -598,6 +598,14 @@ impl Arena {
         })
     }
 
+    /// Whether a member with this role is alive. The kernel is asked about these alone.
+    pub fn has_alive(&self, role: Role) -> bool {
+        (1..self.members_in_use()).any(|index| {
+            self.member_entry(index).role.load(Ordering::Relaxed) == role as u32
+                && !self.is_dead(self.member_at(index))
+        })
+    }
+
     /// Everyone in the table, dead ones that are not yet cleared away included.
     pub fn members(&self) -> Vec<MemberInfo> {
         (1..self.members_in_use())

@@ -213,7 +213,8 @@ impl Connection {
                 .check()
                 .map_err(|error| RecvError::from_stop(Stop::Wait(error)))?;
         }
-        Ok(None)
+        // One that has come here since the look was sent before what there is, which may be the end.
+        Ok(mailbox.take())
     }
 
     fn fill(

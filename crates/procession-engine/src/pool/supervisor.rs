@@ -23,8 +23,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use procession_shm::Role;
 use procession_shm::pool_state::{Held, Phase};
-use procession_shm::{MemberInfo, Role};
 use procession_sys::poll::{PollFd, PollFlags, poll};
 use procession_sys::process;
 
@@ -55,6 +55,9 @@ const STARVED: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(10);
 /// For how long a fork server may take to say how its child ended. Looked for meanwhile without waiting.
 const STATUS: Duration = Duration::from_secs(5);
+/// Of our own child nobody will say it once the kernel has forgotten it: but a thread here that has just
+/// waited for it may not have noted it yet.
+const NOTED_HERE: Duration = Duration::from_millis(50);
 /// How often it is looked for.
 const LOOK: Duration = Duration::from_millis(1);
 /// For how long the thread that collects may take to enter what is in the result queue.
@@ -95,6 +98,8 @@ enum Stage {
 #[derive(Debug)]
 struct Post {
     worker: Option<Launched>,
+    /// It is a child of this process, not of a fork server.
+    own: bool,
     /// The worker was seen to have ended then, and how is not known yet.
     ended_at: Option<Instant>,
     /// What the worker was called at its start: soon after its death its entry is another's.
@@ -109,6 +114,8 @@ impl Post {
     fn of(worker: Launched) -> Post {
         Post {
             name: name_of(&worker).unwrap_or_default(),
+            // The kernel lets a parent alone ask, and while the child runs, or nobody has asked before, it answers.
+            own: process::try_wait(worker.pidfd.as_fd(), false).is_ok(),
             worker: Some(worker),
             ended_at: None,
             due: None,
@@ -269,7 +276,12 @@ impl Supervisor {
             Look::Ended(status) => status,
             Look::EndedSomehow => {
                 let since = *post.ended_at.get_or_insert_with(Instant::now);
-                if since.elapsed() < STATUS && a_server_may_tell() {
+                let may_be_told = if post.own {
+                    since.elapsed() < NOTED_HERE
+                } else {
+                    since.elapsed() < STATUS && a_server_may_tell()
+                };
+                if may_be_told {
                     return;
                 }
                 // To tell was perhaps the server's last act.
@@ -520,12 +532,12 @@ fn look_for_end(worker: &Launched) -> Look {
 
 /// Whether a fork server is alive in the family.
 fn a_server_may_tell() -> bool {
-    let is_server = |member: &MemberInfo| member.role == Role::ForkServer && member.alive;
-    family::family().is_ok_and(|family| family.members().iter().any(is_server))
+    family::family().is_ok_and(|family| family.arena().has_alive(Role::ForkServer))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::process::{Child, Command};
     use std::sync::atomic::AtomicU64;
 
     use super::*;
@@ -550,16 +562,23 @@ mod tests {
         }
     }
 
+    /// A worker that does nothing until it is killed.
+    fn running() -> (Child, Launched) {
+        let child = Command::new("sleep").arg("60").spawn().expect("starts");
+        let launched = Launched {
+            pid: child.id(),
+            pidfd: process::open_pidfd(child.id()).expect("has descriptors"),
+            seat: family::prepare_child("worker", Role::Worker).expect("has room"),
+        };
+        (child, launched)
+    }
+
     /// One that has ended, and how nobody knows.
     fn ended_somehow() -> Launched {
-        let mut child = std::process::Command::new("true").spawn().expect("starts");
-        let pidfd = process::open_pidfd(child.id()).expect("has descriptors");
+        let (mut child, launched) = running();
+        child.kill().expect("is ours");
         child.wait().expect("ends");
-        Launched {
-            pid: child.id(),
-            pidfd,
-            seat: family::prepare_child("worker", Role::Worker).expect("has room"),
-        }
+        launched
     }
 
     #[test]
@@ -588,12 +607,39 @@ mod tests {
         assert_eq!(told()[1..], [ExitStatus::Code(3)]);
         assert!(supervisor.posts[0].worker.is_none());
 
+        // No server tells of our own child, whose status somebody else here has taken.
+        for (noted, told_of) in [
+            (None, ExitStatus::Unknown),
+            (Some(-9), ExitStatus::Signal(9)),
+        ] {
+            let (mut child, worker) = running();
+            let seat = worker.seat;
+            supervisor.posts = vec![Post::of(worker)];
+            child.kill().expect("is ours");
+            child.wait().expect("ends");
+            let before = Instant::now();
+            supervisor.look_at(0);
+            assert!(
+                supervisor.posts[0].worker.is_some(),
+                "it may be about to note it"
+            );
+            if let Some(status) = noted {
+                family::collected(seat, status);
+            }
+            while supervisor.posts[0].worker.is_some() {
+                supervisor.sleep();
+                supervisor.look_at(0);
+            }
+            assert!(before.elapsed() < STATUS / 2, "{:?}", before.elapsed());
+            assert_eq!(told().last(), Some(&told_of));
+        }
+
         supervisor.posts = vec![Post::of(ended_somehow())];
         supervisor.look_at(0);
-        assert_eq!(told().len(), 2);
+        assert_eq!(told().len(), 4);
         family::cancel_child(server);
         supervisor.look_at(0);
-        assert_eq!(told()[2..], [ExitStatus::Unknown]);
+        assert_eq!(told()[4..], [ExitStatus::Unknown]);
     }
 
     fn idle() -> (Supervisor, Shared) {
