@@ -176,16 +176,18 @@ class ApplyResult:
     _error_callback: Callback = None
     #: Whether the job has one task.
     _single = True
-    # Until there is a result; there are often very many of these objects.
-    _done = False
-    _success = False
-    _value: Any = None
+
+    # There are often very many of these objects, and what would be set only with the result makes a dictionary for
+    # each. With `__dict__`, for those who keep something of their own with it.
+    __slots__ = ("__dict__", "__weakref__", "_done", "_function", "_job", "_pool", "_success", "_value")
 
     def __init__(self, pool: Any, job: Any, function: object) -> None:
         # Keeps the pool, which ends its workers when it is collected.
         self._pool = pool
         self._job = job
         self._function = function
+        self._success = self._done = False
+        self._value: Any = None
 
     def ready(self) -> bool:
         """Return whether the call has completed."""
