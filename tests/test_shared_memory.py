@@ -98,6 +98,23 @@ def test_bad_names(memory: SharedMemory) -> None:
     assert not exists("a")
 
 
+def test_a_name_may_begin_with_a_slash() -> None:
+    name = fresh_name()
+    mine = SharedMemory(f"/{name}", create=True, size=1)
+    assert mine.name == f"/{name}"
+    assert exists(name)
+    mine.buf[0] = 42
+    for spelling in (name, f"/{name}"):
+        other = SharedMemory(spelling)
+        assert other.buf[0] == 42
+        other.close()
+    mine.close()
+    mine.unlink()
+    assert not exists(name)
+    with pytest.raises(OSError):
+        SharedMemory("/", create=True, size=1)
+
+
 def test_a_block_that_is_too_large_leaves_nothing() -> None:
     name = fresh_name()
     with pytest.raises((OSError, OverflowError, MemoryError)):
