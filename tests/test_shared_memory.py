@@ -256,6 +256,23 @@ def test_who_attaches_removes_nothing(run_program: Programs, memory: SharedMemor
     assert outcome.err == ""
 
 
+UNREGISTER = """
+import sys
+from procession import resource_tracker
+from procession.shared_memory import SharedMemory
+memory = SharedMemory(sys.argv[1])
+resource_tracker.unregister(memory._name, "shared_memory")
+memory.close()
+"""
+
+
+def test_who_attaches_may_unregister_it(run_program: Programs, memory: SharedMemory) -> None:
+    """As programs do whose authors know that the standard library registers it."""
+    outcome = run_program(UNREGISTER, memory.name).check()
+    assert exists(memory.name)
+    assert outcome.err == ""
+
+
 def test_who_attaches_can_ask_for_removal(run_program: Programs) -> None:
     memory = SharedMemory(create=True, size=10, track=False)
     outcome = run_program(ATTACH, memory.name, "dict(track=True)").check()
