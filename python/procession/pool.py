@@ -159,6 +159,8 @@ class Pool:
 
     #: Whether the end of the pool is also that of its workers.
     _reaps = True
+    #: How what is sent is pickled, if a subclass has a way of its own.
+    _reducers: Any = None
 
     @staticmethod
     def Process(ctx: BaseContext, *args: Any, **kwds: Any) -> BaseProcess:
@@ -192,6 +194,11 @@ class Pool:
             raise ValueError(f"max_memory_per_worker must be a positive int or None, not {max_memory_per_worker!r}")
         _choice(retries, task_timeout)
         self._limits = max_memory_per_worker or 0, retries or 0, task_timeout
+        there, back = getattr(self, "_forward_reducers", None), getattr(self, "_backward_reducers", None)
+        if there or back:
+            from ._pool_reducers import Reducers
+
+            self._reducers = Reducers(there or {}, back or {})
         self._functions: dict[Any, Any] = {}
         self._feeders: weakref.WeakSet[Feeder] = weakref.WeakSet()
         self._start(initializer, tuple(initargs), maxtasksperchild, context)
@@ -281,6 +288,8 @@ class Pool:
         """
         if self._state != RUN:
             self._check_running()
+        if self._reducers is not None:
+            func, args, kwds = self._reducers.call(func, args, kwds)
         try:
             known = self._functions[func]
         except (KeyError, TypeError):
@@ -465,8 +474,11 @@ class Pool:
         known: Any = None
         payloads: Iterator[Any] = iter(())
         try:
+            items = iter(iterable)
+            if self._reducers is not None:
+                func, items = self._reducers.function(func), map(self._reducers.item, items)
             known = self._refer(func)
-            payloads = _payloads(iterable, chunksize)
+            payloads = _payloads(items, chunksize)
         except Exception as e:
             error = e
         if job is None:
@@ -628,8 +640,7 @@ def _usable_cpus() -> int:
     return count or 1
 
 
-def _payloads(iterable: Iterable[Any], chunksize: int) -> Iterator[Any]:
-    iterator = iter(iterable)
+def _payloads(iterator: Iterator[Any], chunksize: int) -> Iterator[Any]:
     if chunksize == 1:
         return iterator
     return iter(lambda: tuple(itertools.islice(iterator, chunksize)), ())
