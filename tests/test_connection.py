@@ -646,3 +646,31 @@ def test_a_listener_leaves_no_file(run_program: Programs, tmp_path: Path) -> Non
         env={"TMPDIR": str(tmp_path)},
     )
     assert outcome.code == -signal.SIGKILL, outcome.err
+
+
+OUTSIDE = """
+import sys
+from procession.connection import Connection
+with Connection(int(sys.argv[1])) as end:
+    try:
+        end.send_bytes(end.recv_bytes())
+    except OSError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_an_end_in_a_process_outside_the_family(plain: bool) -> None:
+    mine, theirs = procession.Pipe()
+    with mine, connection.Connection(os.dup(mine.fileno())) as plainly:
+        command = [sys.executable, "-c", OUTSIDE, str(theirs.fileno())]
+        child = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdout=subprocess.PIPE, text=True)
+        theirs.close()
+        end = plainly if plain else mine
+        sending = InThread(end.send_bytes, bytes(1_000_000))
+        if plain:
+            assert len(end.recv_bytes()) == 1_000_000
+        output, _ = child.communicate(timeout=BOUND)
+        assert ("takes this process for a member of its own family" in output) == (not plain), output
+        if plain:
+            sending.result()

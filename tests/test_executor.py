@@ -5,6 +5,8 @@ They stand on the standard library's multiprocessing, which is loaded beside our
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from conftest import Programs
@@ -118,6 +120,40 @@ with executor(1) as pool:
 
 def test_killed_worker_breaks_the_pool(start_method: str, run_program: Programs) -> None:
     assert run_program(KILLED, start_method).check().out == "broken\nbroken\n25\n"
+
+
+SLOW_TO_END = program("""
+def dawdle(number, frame):
+    time.sleep(0.3)
+    os._exit(0)
+
+def be_slow_to_end(path):
+    signal.signal(signal.SIGTERM, dawdle)
+    open(path, "w").close()
+    time.sleep(60)
+
+---
+with executor(2) as pool:
+    # Of a worker that was started for the very task that kills it the executor may not know yet.
+    list(pool.map(time.sleep, [0.2, 0.2]))
+    slow = pool.submit(be_slow_to_end, sys.argv[2])
+    while not os.path.exists(sys.argv[2]):
+        time.sleep(0.01)
+    killed = pool.submit(kill_me)
+    for future in (slow, killed):
+        assert type(future.exception(30)) is BrokenProcessPool, future
+    workers = list(pool._processes.values())
+print([worker.is_alive() for worker in workers])
+""")
+
+
+def test_workers_that_outlive_their_broken_pool_are_awaited(
+    start_method: str, run_program: Programs, tmp_path: Path
+) -> None:
+    # Its queue is one of ours then.
+    options = ["-m", "procession"]
+    outcome = run_program(SLOW_TO_END, start_method, str(tmp_path / "begun"), options=options).check()
+    assert (outcome.out, outcome.err) == ("[False, False]\n", "")
 
 
 WORN_OUT = program("""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import multiprocessing.pool
 import pickle
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -175,3 +176,82 @@ if __name__ == "__main__":
 """,
         options=("-m", "procession", "--start-method", start_method),
     ).check()
+
+
+class Marked:
+    """Says which way it has gone."""
+
+    def __init__(self, marks: str = "") -> None:
+        self.marks = marks
+
+
+def there(obj: Marked) -> Any:
+    return Marked, (obj.marks + ">",)
+
+
+def back(obj: Marked) -> Any:
+    return Marked, (obj.marks + "<",)
+
+
+def marks_in(obj: Marked, *more: Marked, last: Marked | None = None) -> tuple[str, Marked]:
+    both = [obj, *more] if last is None else [obj, *more, last]
+    return " ".join(one.marks for one in both), obj
+
+
+class Bound:
+    def __init__(self) -> None:
+        self.obj = Marked("self")
+
+    def marks(self) -> str:
+        return self.obj.marks
+
+
+class ReducingPool(Pool):
+    """What joblib's pools are, that send arrays as the names of files."""
+
+    def __init__(self, forward: Any, backward: Any, **options: Any) -> None:
+        self._forward_reducers = forward
+        self._backward_reducers = backward
+        super().__init__(1, **options)
+
+
+def seen(outcome: tuple[str, Marked]) -> tuple[str, str]:
+    return outcome[0], outcome[1].marks
+
+
+def test_a_pool_with_reducers_of_its_own(ctx: Any) -> None:
+    with ReducingPool({Marked: there}, {Marked: back}, context=ctx) as pool:
+        assert seen(pool.apply(marks_in, (Marked(), Marked("b")), {"last": Marked("c")})) == ("> b> c>", "><")
+        assert pool.apply(Bound().marks) == "self>"
+        for chunksize in (1, 2):
+            items = [Marked("a"), Marked("b"), Marked("c")]
+            expected = [("a>", "a><"), ("b>", "b><"), ("c>", "c><")]
+            assert [seen(outcome) for outcome in pool.map(marks_in, items, chunksize)] == expected
+            assert [seen(outcome) for outcome in pool.imap(marks_in, iter(items), chunksize)] == expected
+            pairs = [(item,) for item in items]
+            assert [seen(outcome) for outcome in pool.starmap(marks_in, pairs, chunksize)] == expected
+        assert pool.apply(len, (bytes(1_000_000),)) == 1_000_000
+        assert pool.apply(bytes, (1_000_000,)) == bytes(1_000_000)
+        tag = "d"
+        assert seen(pool.apply(lambda obj: marks_in(obj, Marked(tag)), (Marked(),))) == ("> d", "><")
+        lock = ctx.Lock()
+        assert pool.apply(with_lock, (lock,)) and lock.acquire(timeout=LIMIT)
+        with pytest.raises(ZeroDivisionError):
+            pool.apply(divide, (1, 0))
+        with pytest.raises(TypeError, match=r"argument 0 of .*marks_in can't be pickled: cannot pickle"):
+            pool.apply(marks_in, (threading.Lock(),))
+        with pytest.raises(TypeError):
+            pool.apply(marks_in, 5)  # type: ignore[arg-type]
+    assert seen(marks_in(Marked())) == ("", "")
+
+
+def with_lock(lock: Any) -> bool:
+    with lock:
+        return True
+
+
+@pytest.mark.parametrize(("forward", "backward", "expected"), [(True, False, (">", ">")), (False, True, ("", "<"))])
+def test_a_pool_with_reducers_for_one_way(forward: bool, backward: bool, expected: tuple[str, str]) -> None:
+    reducers = {Marked: there} if forward else {}, {Marked: back} if backward else None
+    with ReducingPool(*reducers) as pool:
+        assert seen(pool.apply(marks_in, (Marked(),))) == expected

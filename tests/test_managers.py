@@ -26,9 +26,13 @@ from procession import connection, managers
 from procession.managers import (
     BaseManager,
     BaseProxy,
+    DictProxy,
+    ListProxy,
     RemoteError,
+    SetProxy,
     SharedMemoryManager,
     SyncManager,
+    ValueProxy,
 )
 from procession.shared_memory import ShareableList, SharedMemory
 
@@ -1007,3 +1011,17 @@ def test_calls_go_by_the_socket_where_no_mailbox_can_be_made(
     user.start()
     user.join(BOUND)
     assert got == [1]
+
+
+def test_proxies_with_type_arguments() -> None:
+    proxies: tuple[Any, ...] = (ListProxy, DictProxy, SetProxy, ValueProxy)
+    for proxy in proxies:
+        alias = proxy[int]
+        assert (alias.__origin__, alias.__args__) == (proxy, (int,))
+    alias = proxies[1][str, int]
+    assert alias.__args__ == (str, int)
+
+    class Table(alias):  # type: ignore[misc, valid-type]
+        pass
+
+    assert issubclass(Table, DictProxy)

@@ -312,6 +312,29 @@ def test_a_closed_simple_queue() -> None:
     assert q._reader.closed and q._writer.closed
 
 
+@pytest.mark.parametrize("make", [Queue, SimpleQueue])
+def test_an_end_is_closed_by_itself(make: Callable[..., Any]) -> None:
+    q = make()
+    q._reader.close()
+    assert q._reader.closed and not q._writer.closed
+    for use in (q._reader.fileno, q._reader.poll, q._reader.recv):
+        with pytest.raises(OSError, match="is closed"):
+            use()
+    q.put(1)
+    q._writer.send(2)
+    assert not q._closed
+    q._writer.close()
+    assert q._closed
+    other = make()
+    other._writer.close()
+    with pytest.raises(OSError, match="is closed"):
+        other._writer.send(1)
+    other.put(1)
+    assert other._reader.recv() == 1 and other._reader.fileno() >= 0
+    other._reader.close()
+    assert other._closed
+
+
 # --- join ---------------------------------------------------------------------------------------------
 
 

@@ -98,6 +98,23 @@ def test_bad_names(memory: SharedMemory) -> None:
     assert not exists("a")
 
 
+def test_a_name_may_begin_with_a_slash() -> None:
+    name = fresh_name()
+    mine = SharedMemory(f"/{name}", create=True, size=1)
+    assert mine.name == f"/{name}"
+    assert exists(name)
+    mine.buf[0] = 42
+    for spelling in (name, f"/{name}"):
+        other = SharedMemory(spelling)
+        assert other.buf[0] == 42
+        other.close()
+    mine.close()
+    mine.unlink()
+    assert not exists(name)
+    with pytest.raises(OSError):
+        SharedMemory("/", create=True, size=1)
+
+
 def test_a_block_that_is_too_large_leaves_nothing() -> None:
     name = fresh_name()
     with pytest.raises((OSError, OverflowError, MemoryError)):
@@ -235,6 +252,23 @@ def test_untracked_memory_stays(run_program: Programs) -> None:
 @pytest.mark.parametrize("options", ["{}", "dict(track=False)"])
 def test_who_attaches_removes_nothing(run_program: Programs, memory: SharedMemory, options: str) -> None:
     outcome = run_program(ATTACH, memory.name, options).check()
+    assert exists(memory.name)
+    assert outcome.err == ""
+
+
+UNREGISTER = """
+import sys
+from procession import resource_tracker
+from procession.shared_memory import SharedMemory
+memory = SharedMemory(sys.argv[1])
+resource_tracker.unregister(memory._name, "shared_memory")
+memory.close()
+"""
+
+
+def test_who_attaches_may_unregister_it(run_program: Programs, memory: SharedMemory) -> None:
+    """As programs do whose authors know that the standard library registers it."""
+    outcome = run_program(UNREGISTER, memory.name).check()
     assert exists(memory.name)
     assert outcome.err == ""
 

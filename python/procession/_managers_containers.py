@@ -7,7 +7,8 @@ store proxies. Where an operation takes another container, that may be a proxy t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, MutableMapping, MutableSequence, MutableSet
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+from types import GenericAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from ._managers_proxies import BaseProxy
 
@@ -18,7 +19,13 @@ if TYPE_CHECKING:
     _DictOf = MutableMapping
     _SetOf = MutableSet
 else:
-    _ListOf = _DictOf = _SetOf = Generic
+
+    class _OfAnything:
+        # Unlike typing's Generic it doesn't count the arguments: nor does the standard library.
+        __slots__ = ()
+        __class_getitem__ = classmethod(GenericAlias)
+
+    _ListOf = _DictOf = _SetOf = _OfAnything
 
 __all__ = ["DictProxy", "ListProxy", "SetProxy"]
 

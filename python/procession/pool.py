@@ -161,6 +161,8 @@ class Pool:
 
     #: Whether the end of the pool is also that of its workers.
     _reaps = True
+    #: How what is sent is pickled, if a subclass has a way of its own.
+    _reducers: Any = None
 
     @staticmethod
     def Process(ctx: BaseContext, *args: Any, **kwds: Any) -> BaseProcess:
@@ -194,6 +196,11 @@ class Pool:
             raise ValueError(f"max_memory_per_worker must be a positive int or None, not {max_memory_per_worker!r}")
         _choice(retries, task_timeout)
         self._limits = max_memory_per_worker or 0, retries or 0, task_timeout
+        there, back = getattr(self, "_forward_reducers", None), getattr(self, "_backward_reducers", None)
+        if there or back:
+            from ._pool_reducers import Reducers
+
+            self._reducers = Reducers(there or {}, back or {})
         self._functions: dict[Any, Any] = {}
         self._feeders: weakref.WeakSet[Feeder] = weakref.WeakSet()
         self._start(initializer, tuple(initargs), maxtasksperchild, context)
@@ -283,6 +290,8 @@ class Pool:
         """
         if self._state != RUN:
             self._check_running()
+        if self._reducers is not None:
+            func, args, kwds = self._reducers.call(func, args, kwds)
         try:
             known = self._functions[func]
         except (KeyError, TypeError):
@@ -467,6 +476,8 @@ class Pool:
         known: Any = None
         payloads: Iterator[Any] = iter(())
         try:
+            if self._reducers is not None:
+                func, iterable = self._reducers.function(func), map(self._reducers.item, iterable)
             known = self._refer(func)
             payloads = _payloads(iterable, chunksize)
         except Exception as e:

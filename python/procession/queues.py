@@ -26,7 +26,11 @@ __all__ = ["Empty", "Full", "JoinableQueue", "Queue", "SimpleQueue"]
 
 
 class _End:
-    """One end of a queue, for those who treat it as a connection. Ends of one queue are equal."""
+    """One end of a queue, for those who treat it as a connection. Ends of one queue are equal.
+
+    An end is closed for this process, and `put` and `get` know nothing of that: concurrent.futures closes
+    the one of a pool that is broken, and goes on to put. With both ends, the queue is closed.
+    """
 
     __slots__ = ("_queue",)
 
@@ -41,10 +45,17 @@ class _End:
 
     @property
     def closed(self) -> bool:
-        return self._queue._closed
+        return self._queue._closed or type(self) in vars(self._queue).get("_closed_ends", ())
 
     def close(self) -> None:
-        self._queue.close()
+        closed = vars(self._queue).setdefault("_closed_ends", set())
+        closed.add(type(self))
+        if len(closed) == 2:
+            self._queue.close()
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise OSError(f"{self._queue!r} is closed")
 
 
 class _Reader(_End):
@@ -57,8 +68,7 @@ class _Reader(_End):
     __slots__ = ()
 
     def fileno(self) -> int:
-        if self.closed:
-            raise OSError(f"{self._queue!r} is closed")
+        self._check_open()
         return self._queue._readable_fd()
 
     def _has_message(self) -> bool:
@@ -66,11 +76,11 @@ class _Reader(_End):
         return self._queue.qsize() > 0
 
     def recv(self) -> Any:
+        self._check_open()
         return self._queue.get()
 
     def poll(self, timeout: float | None = 0.0) -> bool:
-        if self.closed:
-            raise OSError(f"{self._queue!r} is closed")
+        self._check_open()
         return self._queue._poll(timeout)
 
 
@@ -80,6 +90,7 @@ class _Writer(_End):
     __slots__ = ()
 
     def send(self, obj: Any) -> None:
+        self._check_open()
         self._queue.put(obj)
 
     def fileno(self) -> int:

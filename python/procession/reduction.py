@@ -18,7 +18,7 @@ from . import _beside, _procession, context
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from types import ModuleType
     from typing import Any, ClassVar, TypeVar
 
@@ -47,6 +47,7 @@ PROTOCOL = 5
 #: Buffers of at least this size stay outside the pickle.
 OUT_OF_BAND = 64 * 1024
 
+_NONE: Mapping[type, Reducer] = {}
 
 #: What `ForkingPickler.register` was told. Programs put other picklers in that class's place: nothing here asks for it.
 _registered: dict[type, Reducer] = {}
@@ -241,25 +242,30 @@ def loads(data: Any, buffers: Iterable[Any] | None = None) -> Any:
     return _pickle.loads(data, buffers=buffers)
 
 
-def dumps_whole(obj: object) -> bytes:
-    """Return the pickle of `obj` in one piece, for a stranger, where the extension can't make it."""
+def dumps_whole(obj: object, reducers: Mapping[type, Reducer] = _NONE) -> bytes:
+    """Return the pickle of `obj` in one piece, for a stranger, where the extension can't make it.
+
+    Args:
+        obj: what to pickle.
+        reducers: what counts more than all that is registered.
+    """
     _offer_picklers()
-    return _dump_whole(obj, PROTOCOL)
+    return _dump_whole(obj, PROTOCOL, reducers)
 
 
-def _dump_whole(obj: object, protocol: int) -> bytes:
+def _dump_whole(obj: object, protocol: int, reducers: Mapping[type, Reducer] = _NONE) -> bytes:
     parts: list[bytes] = []
     pickler = _pickle.Pickler(_Sink(parts.append), protocol)
-    pickler.dispatch_table = _table()
+    pickler.dispatch_table = {**_table(), **reducers} if reducers else _table()
     try:
         pickler.dump(obj)
     except (PickleError, AttributeError, TypeError) as error:
         if _sockets_came():
-            return _dump_whole(obj, protocol)
-        return _whole(_second_try(obj, error, in_one_piece=True))
+            return _dump_whole(obj, protocol, reducers)
+        return _whole(_second_try(obj, error, in_one_piece=True, reducers=reducers))
     data = b"".join(parts)
     if b"__main__" in data and not _main_is_importable():
-        instead = _by_value(obj, in_one_piece=True)
+        instead = _by_value(obj, in_one_piece=True, reducers=reducers)
         return data if instead is None else _whole(instead)
     return data
 
@@ -279,10 +285,12 @@ class _Sink:
 # What plain pickle can't do.
 
 
-def _second_try(obj: object, error: Exception, *, in_one_piece: bool = False) -> Pickled:
+def _second_try(
+    obj: object, error: Exception, *, in_one_piece: bool = False, reducers: Mapping[type, Reducer] = _NONE
+) -> Pickled:
     """Pickle by value what can't be pickled by name; raise `error` if that fails too."""
     try:
-        pickled = _by_value(obj, in_one_piece=in_one_piece)
+        pickled = _by_value(obj, in_one_piece=in_one_piece, reducers=reducers)
     except Exception as second:
         if str(second) == str(error):
             raise error from None
@@ -297,7 +305,7 @@ def _second_try(obj: object, error: Exception, *, in_one_piece: bool = False) ->
 _cloud: Any = None
 
 
-def _by_value(obj: object, *, in_one_piece: bool = False) -> Pickled | None:
+def _by_value(obj: object, *, in_one_piece: bool = False, reducers: Mapping[type, Reducer] = _NONE) -> Pickled | None:
     """Pickle with cloudpickle; return None if it isn't installed."""
     global _cloud
     if _cloud is None:
@@ -309,7 +317,7 @@ def _by_value(obj: object, *, in_one_piece: bool = False) -> Pickled | None:
     parts: list[bytes] = []
     outside: list[memoryview] = []
     keep = None if in_one_piece else (lambda buffer: not _outside(buffer, outside))
-    _cloud(_Sink(parts.append), PROTOCOL, keep).dump(obj)
+    _cloud(_Sink(parts.append), PROTOCOL, keep, reducers).dump(obj)
     data = b"".join(parts)
     return (data, outside) if outside else data
 
@@ -323,10 +331,10 @@ def _make_cloud_pickler(cloudpickle: ModuleType) -> Any:
     class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc, name-defined]
         """cloudpickle, with our reducers, which leaves to name what the child can import."""
 
-        def __init__(self, file: Any, protocol: int, buffer_callback: Any) -> None:
+        def __init__(self, file: Any, protocol: int, buffer_callback: Any, reducers: Mapping[type, Reducer]) -> None:
             super().__init__(file, protocol=protocol, buffer_callback=buffer_callback)
             theirs = cloudpickle.Pickler.dispatch_table
-            self.dispatch_table = ChainMap(dict(_table()), theirs)
+            self.dispatch_table = ChainMap({**_table(), **reducers}, theirs)
             self._importable = _main_is_importable()
 
         def reducer_override(self, obj: Any) -> Any:

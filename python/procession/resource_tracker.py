@@ -207,7 +207,8 @@ def _note(line: bytes, kept: dict[str, set[str]]) -> bool:
         if command == "REGISTER":
             kept[rtype].add(name)
         elif command == "UNREGISTER":
-            kept[rtype].remove(name)
+            # Many programs unregister what they attached to, which the standard library's registers.
+            kept[rtype].discard(name)
         elif command != "PROBE":
             raise RuntimeError(f"unrecognized command {command!r}")
     except Exception:

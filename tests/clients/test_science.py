@@ -6,6 +6,7 @@ Each is skipped where its library is not installed; `make clients` has an enviro
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 
 import pytest
 
@@ -90,6 +91,30 @@ if __name__ == "__main__":
         "KeyError(5)",
         "[0, 1, 2]",
     ]
+
+
+@needs("joblib", "numpy")
+def test_joblib_shares_mapped_files(start_method: str, run_program: Programs, tmp_path: Path) -> None:
+    out = run(
+        run_program,
+        start_method,
+        f"""
+import multiprocessing
+import numpy
+from joblib import Parallel, delayed
+
+def fill(mapped, place):
+    mapped[place] = place + 1
+    return type(mapped).__name__
+
+if __name__ == "__main__":
+    print(multiprocessing.__name__)
+    mapped = numpy.memmap({str(tmp_path / "mapped")!r}, dtype="f8", shape=4, mode="w+")
+    print(set(Parallel(n_jobs=2, backend="multiprocessing")(delayed(fill)(mapped, i) for i in range(4))))
+    print(mapped.tolist())
+""",
+    )
+    assert out.splitlines() == ["procession", "{'memmap'}", "[1.0, 2.0, 3.0, 4.0]"]
 
 
 @needs("joblib")

@@ -138,7 +138,7 @@ impl fmt::Display for RecvError {
             RecvError::TimedOut => f.write_str("no message came in the time given"),
             RecvError::Interrupted => f.write_str("receiving was interrupted by a signal"),
             RecvError::Garbled => f.write_str(
-                "what arrived is no message: something else writes to this connection, or two senders at a time without a lock",
+                "what arrived is no message: something else writes to this connection, two senders at a time without a lock, or one that takes this process for a member of its own family",
             ),
             RecvError::NotBytes => f.write_str("the message is an object with buffers, not bytes: receive it as an object"),
             RecvError::Gone(error) => write!(f, "the message was sent through shared memory: {error}"),
