@@ -724,12 +724,13 @@ def test_workers_that_die_at_start_break_the_pool(ctx: Any) -> None:
 def test_the_cause_of_a_death_is_known_whoever_waits_for_the_process(ctx: Any) -> None:
     for _ in range(5):
         with ctx.Pool(2, kill_self) as pool:
-            result = pool.apply_async(square, (1,))
-            deadline = time.monotonic() + LIMIT
-            while not result.ready() and time.monotonic() < deadline:
-                procession.active_children()
-                time.sleep(0)  # else it has the interpreter nearly for itself
+            # It may be broken before there is a task.
             with pytest.raises(PoolBroken, match="SIGKILL"):
+                result = pool.apply_async(square, (1,))
+                deadline = time.monotonic() + LIMIT
+                while not result.ready() and time.monotonic() < deadline:
+                    procession.active_children()
+                    time.sleep(0)  # else it has the interpreter nearly for itself
                 result.get(LIMIT)
         pool.join()
 
