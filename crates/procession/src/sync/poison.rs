@@ -197,6 +197,7 @@ pub type LockResult<G> = std::result::Result<G, Poisoned<G>>;
 pub type TryLockResult<G> = std::result::Result<G, TryLockError<G>>;
 
 /// Acquires a lock however long it takes.
+#[inline]
 pub(crate) fn forever<G>(
     mut acquire: impl FnMut(&mut Patience<'_>) -> TryLockResult<G>,
 ) -> LockResult<G> {
