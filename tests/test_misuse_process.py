@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import threading
 import time
 from pathlib import Path
@@ -44,30 +45,33 @@ def test_oneself(verb: str) -> None:
 
 def use_elsewhere(others: Any, unstarted: Any, sender: Any) -> None:
     messages = []
-    for use in (others.join, others.terminate, others.is_alive, unstarted.start):
+    for use in (others.join, others.is_alive, unstarted.start, unstarted.terminate):
         try:
             use()
         except AssertionError as error:
             messages.append(str(error))
     sender.send(messages)
+    others.terminate()
 
 
-def test_from_another_process() -> None:
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_from_another_process(method: str) -> None:
     ctx = procession.get_context("fork")
-    other = ctx.Process(target=time.sleep, args=(60,), daemon=True)
+    other = procession.get_context(method).Process(target=time.sleep, args=(60,), daemon=True)
     other.start()
     receiver, sender = ctx.Pipe(duplex=False)
     child = ctx.Process(target=use_elsewhere, args=(other, ctx.Process(target=nothing), sender))
     child.start()
     messages = receiver.recv()
     child.join()
+    assert child.exitcode == 0
     assert len(messages) == 4
-    for verb, message in zip(("join", "terminate", "test"), messages, strict=False):
-        assert message.startswith(f"can only {verb} a child process")
-    assert "created by the current process" in messages[3]
+    for verb, message in zip(("join", "test", "start", "terminate"), messages, strict=True):
+        assert message.startswith(f"can only {verb} a ")
+    assert "created by the current process" in messages[2]
     assert f"process {os.getpid()}" in messages[0]
-    other.kill()
-    other.join()
+    other.join(20)
+    assert other.exitcode == -signal.SIGTERM
     receiver.close()
     sender.close()
 

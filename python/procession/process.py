@@ -302,11 +302,15 @@ class BaseProcess:
             )
 
     def _started(self, verb: str) -> Popen:
-        """Return the running side of this object, if it is ours to `verb`."""
+        """Return the running side of this object, if it can be used to `verb` the process.
+
+        That of a process forked by the parent is a copy, by which it can send signals, but not wait.
+        """
         self._check_closed()
         if self is _current_process:
             raise AssertionError(f"can only {verb} a child process, not the current process")
-        self._check_parent(verb)
+        if self._popen is None or verb == "join":
+            self._check_parent(verb)
         if self._popen is None:
             raise AssertionError(f"can only {verb} a started process: call {self._name!r}.start() first")
         return self._popen
