@@ -39,7 +39,7 @@ class Reducers:
 
     def item(self, obj: object) -> object:
         """Return what is to be sent in the place of an object: it arrives as that object."""
-        return _Reduced(obj, self._there)
+        return _reduced(obj, self._there)
 
     def call(
         self, func: Callable[..., Any], args: Iterable[Any], kwds: Mapping[str, Any]
@@ -51,6 +51,10 @@ class Reducers:
         except (TypeError, ValueError):
             pass  # they are no arguments, as the task itself will say
         return self.function(func), args, kwds
+
+
+def _reduced(obj: Any, reducers: Mapping[type, Reducer]) -> Any:
+    return _Reduced(obj, reducers) if reducers else obj
 
 
 class _Reduced:
@@ -68,18 +72,14 @@ class _Reduced:
 class _Function:
     """A function of which the results, too, are pickled by certain reducers."""
 
-    def __init__(
-        self, func: Callable[..., Any], there: Mapping[type, Reducer] | None, back: Mapping[type, Reducer]
-    ) -> None:
+    def __init__(self, func: Callable[..., Any], there: Mapping[type, Reducer], back: Mapping[type, Reducer]) -> None:
         #: Its name is the task's.
         self.func = func
         self._there = there
         self._back = back
 
     def __call__(self, *args: Any, **kwds: Any) -> Any:
-        result = self.func(*args, **kwds)
-        return _Reduced(result, self._back) if self._back else result
+        return _reduced(self.func(*args, **kwds), self._back)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        func = _Reduced(self.func, self._there) if self._there else self.func
-        return _Function, (func, None, self._back)
+        return _Function, (_reduced(self.func, self._there), {}, self._back)

@@ -187,7 +187,6 @@ class ApplyResult:
         self._job = job
         self._function = function
         self._success = self._done = False
-        self._value: Any = None
 
     def ready(self) -> bool:
         """Return whether the call has completed."""

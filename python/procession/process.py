@@ -158,6 +158,7 @@ class BaseProcess:
         popen = self._popen
         if popen is None or self._closed or self._parent_pid != os.getpid() or self is _current_process:
             popen = self._started("join")
+            self._check_parent("join")
         if popen.wait(timeout) is not None:
             _children.discard(self)
 
@@ -309,9 +310,8 @@ class BaseProcess:
         self._check_closed()
         if self is _current_process:
             raise AssertionError(f"can only {verb} a child process, not the current process")
-        if self._popen is None or verb == "join":
-            self._check_parent(verb)
         if self._popen is None:
+            self._check_parent(verb)
             raise AssertionError(f"can only {verb} a started process: call {self._name!r}.start() first")
         return self._popen
 

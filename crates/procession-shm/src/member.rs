@@ -600,9 +600,9 @@ impl Arena {
 
     /// Whether a member with this role is alive. The kernel is asked about these alone.
     pub fn has_alive(&self, role: Role) -> bool {
-        (1..self.members_in_use()).any(|index| {
-            self.member_entry(index).role.load(Ordering::Relaxed) == role as u32
-                && !self.is_dead(self.member_at(index))
+        self.member_ids().any(|id| {
+            let word = self.member_entry(id.index()).role.load(Ordering::Relaxed);
+            Role::from_word(word) == role && !self.is_dead(id)
         })
     }
 

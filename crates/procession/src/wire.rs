@@ -69,7 +69,7 @@ struct Noted {
 }
 
 /// The message that is being read.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 struct Incoming {
     /// Whether one is.
     inside: bool,
@@ -171,8 +171,7 @@ impl Drop for Receiving {
     fn drop(&mut self) {
         let incoming = RECEIVING.replace(self.outer);
         if incoming.buffers > 0 {
-            let left = BLOCKS.with(|all| last(all, incoming.buffers));
-            drop(left);
+            drop(BLOCKS.with(|all| last(all, incoming.buffers)));
         }
     }
 }
@@ -251,9 +250,6 @@ pub(crate) fn decode_first<T: DeserializeOwned>(
     bytes: &[u8],
     buffers: Vec<Block>,
 ) -> Result<(T, &[u8]), Error> {
-    if bytes.is_empty() && buffers.is_empty() {
-        return Ok((decode_nothing()?, bytes));
-    }
     let receiving = Receiving::begin(buffers);
     let result = postcard::take_from_bytes::<T>(bytes);
     let trouble = RECEIVING.get().trouble;
