@@ -7,13 +7,16 @@ import gc
 import itertools
 import operator
 import os
+import pickle
 import signal
 import threading
 import time
 import types
 import warnings
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -221,6 +224,75 @@ def test_results_are_asked_for_in_every_way(make_pool: Callable[..., Any]) -> No
         iterator.next()
     with pytest.raises(StopIteration):
         next(iterator)
+
+
+class Asking:
+    """Keeps the result of a call of its own method, as programs do: a cycle."""
+
+    def __init__(self, pool: Any) -> None:
+        self.result = pool.apply_async(self.answer)
+        self.result.owner = self
+
+    def answer(self) -> int:
+        return 42
+
+
+def test_a_result_is_an_object_like_any_other(make_pool: Callable[..., Any]) -> None:
+    pool = make_pool(1)
+    asking = Asking(pool)
+    assert asking.result.owner is asking and asking.result.get(LIMIT) == 42
+    assert asking.result._success and asking.result._value == 42
+    for finished in (True, False):
+        asking = Asking(pool)
+        if finished:
+            asking.result.wait(LIMIT)
+        gone = weakref.ref(asking.result), weakref.ref(asking)
+        del asking
+        wait_until(lambda gone=gone: gc.collect() >= 0 and gone[0]() is gone[1]() is None, "the cycle is collected")
+    with pytest.raises(RuntimeError, match="only a pool makes them"):
+        ApplyResult().get()
+    with pytest.raises(TypeError, match="pickle"):
+        pickle.dumps(pool.apply_async(square, (2,)))
+    assert ApplyResult[int].__origin__ is ApplyResult and ApplyResult.__module__ == "procession.pool"
+
+
+def test_what_a_call_has_raised_is_raised_in_its_context(make_pool: Callable[..., Any]) -> None:
+    pool = make_pool(1)
+    result = pool.apply_async(fail_on, (3,))
+    raised = []
+    for _ in range(2):
+        try:
+            try:
+                raise KeyError("first")
+            except KeyError:
+                result.get(LIMIT)
+        except ValueError as error:
+            raised.append(error)
+            assert isinstance(error.__context__, KeyError)
+    assert raised[0] is raised[1] is result._value and not result._success
+
+
+def test_a_result_with_a_callback_waits_for_it(make_pool: Callable[..., Any]) -> None:
+    pool = make_pool(1)
+    began, go_on = threading.Event(), threading.Event()
+
+    def callback(value: int) -> None:
+        began.set()
+        go_on.wait(LIMIT)
+
+    result = pool.apply_async(square, (3,), callback=callback)
+    assert began.wait(LIMIT)
+    assert not result.ready()
+    result.wait(0.01)
+    with pytest.raises(procession.TimeoutError, match=r"no result within 0\.06 seconds"):
+        result.get(timeout=0.06)
+    with pytest.raises(ValueError, match="not ready"):
+        result.successful()
+    with ThreadPoolExecutor(2) as threads:
+        waiting = [threads.submit(result.get, LIMIT) for _ in range(2)]
+        go_on.set()
+        assert [each.result(LIMIT) for each in waiting] == [9, 9]
+    assert result.ready() and result.successful() and result.get(0) == 9
 
 
 def test_many_threads_share_a_pool_and_a_result(make_pool: Callable[..., Any]) -> None:

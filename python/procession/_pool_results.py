@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from types import GenericAlias
 
 from . import _pool_worker
 from ._errors import PoisonTask, ProcessError, TaskTimeout, TimeoutError, WorkerLost
-from ._procession import ReadyItems
+from ._procession import ApplyResult, ReadyItems
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, NoReturn
 
     from ._pool_feeder import Feeder
 
@@ -167,98 +166,80 @@ class _Clock:
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
 
-class ApplyResult:
-    """The result of one call, to come."""
+AsyncResult = ApplyResult
+
+
+def raise_outcome(error: BaseException) -> NoReturn:
+    """Raise what a call has raised."""
+    try:
+        raise error
+    finally:
+        # The exception's traceback holds this frame.
+        del error
+
+
+class CollectedResult(ApplyResult):
+    """A result that is collected here: all but the most common, that of one call by a process."""
 
     #: Set when callbacks are to run before anybody sees the result.
     _reported: threading.Event | None = None
-    _callback: Callback = None
-    _error_callback: Callback = None
-    #: Whether the job has one task.
-    _single = True
-
-    # There are often very many of these objects, and what would be set only with the result makes a dictionary for
-    # each. With `__dict__`, for those who keep something of their own with it.
-    __slots__ = ("__dict__", "__weakref__", "_done", "_function", "_job", "_pool", "_success", "_value")
+    _success = False
+    _value: Any = None
 
     def __init__(self, pool: Any, job: Any, function: object) -> None:
         # Keeps the pool, which ends its workers when it is collected.
         self._pool = pool
         self._job = job
         self._function = function
-        self._success = self._done = False
+        self._done = False
 
     def ready(self) -> bool:
-        """Return whether the call has completed."""
         return self._done or self._receive(0)
 
     def successful(self) -> bool:
-        """Return whether the call completed without raising an exception.
-
-        Raises:
-            ValueError: if it has not completed yet.
-        """
         if not self.ready():
             raise ValueError(f"{self!r} not ready: wait() for it first")
         return self._success
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait until the result is there, for `timeout` seconds at most."""
         if not self._done:
             self._receive(timeout)
 
     def get(self, timeout: float | None = None) -> Any:
-        """Return the result when it arrives, or raise what the call has raised.
-
-        Raises:
-            TimeoutError: if it doesn't arrive within `timeout` seconds.
-            WorkerLost: if the worker died that ran the call.
-        """
-        job, left = self._job, timeout
-        if job is not None and self._single and self._reported is None:
-            # The usual case, without a detour: this is called for each task.
-            outcome = job.only(timeout)
-            if outcome is None:
-                left = 0
-            elif outcome[0] == DONE:
-                self._value = value = outcome[1]
-                self._success = self._done = True
-                self._pool = self._job = self._function = None
-                return value
-            del outcome
-        del job
-        if not self._done and not self._receive(left):
+        if not self._done and not self._receive(timeout):
             raise TimeoutError(f"no result within {timeout} seconds")
         if self._success:
             return self._value
         try:
-            raise self._value
+            raise_outcome(self._value)
         finally:
             # The exception's traceback holds this frame.
             del self
 
     def cancel(self, terminate: bool = False) -> bool:
-        """Cancel the call, unless it has begun or is done.
-
-        What was cancelled never runs, and `get()` raises `concurrent.futures.CancelledError`.
-        Not in the standard library.
-
-        Args:
-            terminate: whether a call that is running is stopped too: its worker is killed and
-                replaced, and what it has done so far stays done. It may still get done in this
-                very moment, and its result is there then.
-
-        Returns:
-            Whether there was something to cancel: with `terminate`, anything that was not done.
-            Of a map: whether that is so of at least one of its chunks.
-        """
         job = self._job
         if self._done or job is None:
             return False
         prevented, running = job.cancel(terminate)
         return bool(prevented or (terminate and running))
 
-    __class_getitem__: Any = classmethod(GenericAlias)
+    def _withhold(self) -> int:
+        self._reported = threading.Event()
+        return int(self._job.number)
+
+    def _announce(self) -> None:
+        self._job.announce()
+
+    def _report(self, callback: Callback, error_callback: Callback) -> None:
+        try:
+            if self._collect(None):
+                report = callback if self._success else error_callback
+                if report is not None:
+                    report(self._value)
+        finally:
+            self._finish()
+            if self._reported is not None:
+                self._reported.set()
 
     def _receive(self, timeout: float | None) -> bool:
         """Wait for the outcome; return whether it is there."""
@@ -270,54 +251,16 @@ class ApplyResult:
         return True
 
     def _collect(self, timeout: float | None) -> bool:
-        """Set success and value."""
-        job = self._job
-        if job is None:
-            return False
-        outcome = job.only(timeout)
-        if outcome is None:
-            return False
-        status, value = outcome
-        if status == DONE:
-            self._value = value
-            self._success = True
-        else:
-            self._value = exception_of(status, value, self._function, "", self._pool)
-        return True
+        """Set success and value; return whether they are there in the time given."""
+        raise NotImplementedError
 
     def _finish(self) -> None:
         self._done = True
         self._pool = self._job = self._function = None
 
-    def _report(self) -> None:
-        """Run the callback, in the pool's thread for that, now that all replies are there."""
-        try:
-            if self._collect(None):
-                callback = self._callback if self._success else self._error_callback
-                if callback is not None:
-                    callback(self._value)
-        finally:
-            self._go()
 
-    def _give_up_reporting(self) -> None:
-        """Let those go on who wait for a callback that won't be called: the pool has ended."""
-        self._collect(None)
-        self._go()
-
-    def _go(self) -> None:
-        self._callback = self._error_callback = None
-        self._finish()
-        if self._reported is not None:
-            self._reported.set()
-
-
-AsyncResult = ApplyResult
-
-
-class MapResult(ApplyResult):
+class MapResult(CollectedResult):
     """The results of a map, to come."""
-
-    _single = False
 
     def __init__(self, pool: Any, feeder: Feeder, function: object, length: int, chunksize: int) -> None:
         super().__init__(pool, feeder.job, function)

@@ -117,19 +117,15 @@ class Reports:
 
     def __init__(self, core: Any) -> None:
         self._core = core
-        self._expected: dict[int, ApplyResult] = {}
+        self._expected: dict[int, tuple[ApplyResult, Callback, Callback]] = {}
         self._calling = False
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
 
     def expect(self, result: ApplyResult, callback: Callback, error_callback: Callback) -> None:
         """Call one of them when the result is there."""
-        result._reported = threading.Event()
-        result._callback = callback
-        result._error_callback = error_callback
-        job = result._job
-        self._expected[job.number] = result
-        job.announce()
+        self._expected[result._withhold()] = result, callback, error_callback
+        result._announce()
         if self._thread is None:
             with self._starting:
                 if self._thread is None:
@@ -148,19 +144,20 @@ class Reports:
             if number is None:
                 break
             self._calling = True
-            result = self._expected.pop(number, None)
-            if result is None:
+            expected = self._expected.pop(number, None)
+            if expected is None:
                 continue
+            result, callback, error_callback = expected
             try:
-                result._report()
+                result._report(callback, error_callback)
             except BaseException:
                 # As if each callback had a thread of its own.
                 threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
-            result = None
+            del expected, result, callback, error_callback
         # The pool was terminated: nobody is called back, and nobody is left waiting for that.
         while self._expected:
-            _number, result = self._expected.popitem()
-            result._give_up_reporting()
+            _number, (result, _callback, _error_callback) = self._expected.popitem()
+            result._report(None, None)
 
     def join(self, timeout: float | None) -> None:
         """Wait for the callbacks to have been called."""

@@ -22,8 +22,10 @@ from ._pool_results import (
     STAR_CHUNK,
     STAR_ITEM,
     TERMINATED,
+    CollectedResult,
     PoolBroken,
     PoolTerminated,
+    exception_of,
 )
 from .pool import Pool
 
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
-    from ._procession import ReadyItems
+    from ._procession import ApplyResult, ReadyItems
     from .context import BaseContext
     from .pool import Choice
 
@@ -146,17 +148,18 @@ class _Core:
 
     def apply(
         self,
+        pool: Any,
         known: Any,
         func: Any,
         args: Iterable[Any],
         kwds: Mapping[str, Any],
         name_argument: Any,
         choice: Any,
-    ) -> _Job:
+    ) -> ApplyResult:
         job = self.job()
         job.submit(_KEYWORDS if kwds else CALL, func, (args, kwds) if kwds else args)
         job.seal()
-        return job
+        return _Result(pool, job, func)
 
     def sealed(self) -> None:
         with self.changed:
@@ -390,6 +393,20 @@ class _Job:
             else:
                 others.append((index, status, value))
         return len(replies), others
+
+
+class _Result(CollectedResult):
+    """The result of one call, to come."""
+
+    def _collect(self, timeout: float | None) -> bool:
+        job = self._job
+        outcome = None if job is None else job.only(timeout)
+        if outcome is None:
+            return False
+        status, value = outcome
+        self._success = status == DONE
+        self._value = value if self._success else exception_of(status, value, self._function, "", self._pool)
+        return True
 
 
 def _work(core: _Core, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:

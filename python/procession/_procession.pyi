@@ -800,16 +800,18 @@ class PoolCore:
 
     def apply(
         self,
+        pool: Any,
         pickled: PoolFunction | BaseException,
         function: Any,
         args: Any,
         kwds: Any,
         name_argument: Callable[[BaseException, Any, Any, Any], BaseException],
         choice: tuple[int | None, float | None] | None,
-    ) -> JobCore:
+    ) -> ApplyResult:
         """Submit the call of a function, as a job of its own.
 
         Args:
+            pool: what the result keeps until it is here.
             pickled: the function; an exception fails the job at once.
             function: what was pickled.
             args: positional arguments.
@@ -910,9 +912,6 @@ class JobCore:
     def wait_outstanding(self, count: int, timeout: float | None) -> bool:
         """Wait until at most `count` tasks are without reply; return False if the pool has ended."""
 
-    def only(self, timeout: float | None) -> tuple[int, Any] | None:
-        """Return what became of the only task, or None if that is not known in the time given."""
-
     def take(self, timeout: float | None, limit: int) -> list[tuple[int, int, Any]] | None:
         """Return replies as they come; an empty list if none does in the time given, None at the end."""
 
@@ -923,6 +922,65 @@ class JobCore:
         self, results: list[Any], timeout: float | None, limit: int
     ) -> tuple[int, list[tuple[int, int, Any]]] | None:
         """As `take()`, with results put into their places; return how many replies came, and the other replies."""
+
+@disjoint_base
+class ApplyResult:
+    """The result of one call, to come."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
+    @classmethod
+    def __class_getitem__(cls, item: Any) -> GenericAlias: ...
+    @property
+    def _success(self) -> bool: ...
+    @property
+    def _value(self) -> Any: ...
+    def ready(self) -> bool:
+        """Return whether the call has completed."""
+
+    def successful(self) -> bool:
+        """Return whether the call completed without raising an exception.
+
+        Raises:
+            ValueError: if it has not completed yet.
+        """
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until the result is there, for `timeout` seconds at most."""
+
+    def get(self, timeout: float | None = None) -> Any:
+        """Return the result when it arrives, or raise what the call has raised.
+
+        Raises:
+            TimeoutError: if it doesn't arrive within `timeout` seconds.
+            WorkerLost: if the worker died that ran the call.
+        """
+
+    def cancel(self, terminate: bool = False) -> bool:
+        """Cancel the call, unless it has begun or is done.
+
+        What was cancelled never runs, and `get()` raises `concurrent.futures.CancelledError`.
+        Not in the standard library.
+
+        Args:
+            terminate: whether a call that is running is stopped too: its worker is killed and
+                replaced, and what it has done so far stays done. It may still get done in this
+                very moment, and its result is there then.
+
+        Returns:
+            Whether there was something to cancel: with `terminate`, anything that was not done.
+            Of a map: whether that is so of at least one of its chunks.
+        """
+
+    def _withhold(self) -> int:
+        """Have nobody see the outcome before `_report()`; return the number that the pool will announce."""
+
+    def _announce(self) -> None:
+        """Have the pool announce that the outcome is here."""
+
+    def _report(
+        self, callback: Callable[[Any], object] | None, error_callback: Callable[[BaseException], object] | None
+    ) -> None:
+        """Run the callback that the outcome is for, and have everybody see it."""
 
 @final
 class WorkerCore:

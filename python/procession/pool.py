@@ -301,7 +301,7 @@ class Pool:
                 known = error
         choice = None if retries is None and task_timeout is None else self._choice(retries, task_timeout)
         # An error in the place of the function fails the job at once.
-        result = ApplyResult(self, self._core.apply(known, func, args, kwds, _name_argument, choice), func)
+        result: ApplyResult = self._core.apply(self, known, func, args, kwds, _name_argument, choice)
         if callback is not None or error_callback is not None:
             self._reports.expect(result, callback, error_callback)
         return result

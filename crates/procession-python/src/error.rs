@@ -66,6 +66,7 @@ python_class!(broken_barrier, "threading", "BrokenBarrierError");
 python_class!(gone, "procession._errors", "Gone");
 python_class!(process_error, "procession._errors", "ProcessError");
 python_class!(owner_died, "procession._errors", "OwnerDiedError");
+python_class!(timed_out, "procession._errors", "TimeoutError");
 python_class!(unpickling, "_pickle", "UnpicklingError");
 
 /// The category of the warning that a lock's owner has died.

@@ -26,6 +26,8 @@ mod pickling;
 mod pool;
 mod pool_items;
 mod pool_job;
+mod pool_reply;
+mod pool_result;
 mod pool_worker;
 mod queue;
 mod shared;
@@ -84,6 +86,7 @@ fn _procession(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<pool::PoolFunction>()?;
     module.add_class::<pool_items::ReadyItems>()?;
     module.add_class::<pool_job::JobCore>()?;
+    module.add_class::<pool_result::ApplyResult>()?;
     module.add_class::<pool_worker::WorkerCore>()?;
     module.add_class::<queue::Queue>()?;
     module.add_class::<sync::Barrier>()?;

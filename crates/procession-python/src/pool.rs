@@ -28,7 +28,9 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use crate::arguments::Timeout;
 use crate::error::{self, OrRaise, Raise};
 use crate::pickling::{self, Encoded};
-use crate::pool_job::{FAILED, JobCore};
+use crate::pool_job::JobCore;
+use crate::pool_reply::FAILED;
+use crate::pool_result::ApplyResult;
 use crate::shared::handle_bytes;
 use crate::wait;
 
@@ -348,25 +350,24 @@ impl PoolCore {
         clippy::too_many_arguments,
         reason = "a Python method; all are needed on the hot path"
     )]
-    /// Submits the call of a function; its result is the only one of the job. An exception in place
-    /// of the pickled function fails it at once, and so does what `name_argument` returns for
-    /// arguments that can't be pickled.
+    /// Submits the call of a function. An exception in place of the pickled function fails it at once, and
+    /// so does what `name_argument` returns for arguments that can't be pickled. The result keeps `pool`.
     fn apply<'py>(
         &self,
         py: Python<'py>,
+        pool: Py<PyAny>,
         pickled: &Bound<'py, PyAny>,
         function: &Bound<'py, PyAny>,
         args: &Bound<'py, PyAny>,
         kwds: &Bound<'py, PyAny>,
         name_argument: &Bound<'py, PyAny>,
         choice: Choice,
-    ) -> PyResult<JobCore> {
+    ) -> PyResult<ApplyResult> {
         let Ok(known) = pickled.cast::<PoolFunction>() else {
-            let job = JobCore::new(self.open(py, "", choice)?);
-            job.fail(pickled.clone().unbind());
-            return Ok(job);
+            let job = self.open(py, "", choice)?;
+            return Ok(ApplyResult::failed(job, pickled.clone().unbind()));
         };
-        let job = JobCore::new(self.open(py, known.get().label, choice)?);
+        let job = self.open(py, known.get().label, choice)?;
         let prepare = || -> PyResult<(u32, Encoded<'py>)> {
             let args = match args.cast::<PyTuple>() {
                 Ok(tuple) => tuple.clone(),
@@ -388,13 +389,16 @@ impl PoolCore {
             ))
         };
         match prepare() {
-            Ok((what, encoded)) => job.submit_only(py, known.get(), what, &encoded)?,
+            Ok((what, encoded)) => {
+                let result = ApplyResult::new(job, pool, function.clone().unbind());
+                result.submit(py, known.get(), what, &encoded)?;
+                Ok(result)
+            }
             Err(error) => {
                 let named = name_argument.call1((error.into_value(py), function, args, kwds))?;
-                job.fail(named.unbind());
+                Ok(ApplyResult::failed(job, named.unbind()))
             }
         }
-        Ok(job)
     }
 
     /// Opens a job for a function, if that could be pickled.

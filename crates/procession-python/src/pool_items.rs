@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
 use crate::imported::Name;
-use crate::pool_job::DONE;
+use crate::pool_reply::DONE;
 
 /// Results of an imap that have come, in the order in which they are given out.
 #[pyclass(subclass, frozen, module = "procession._procession")]

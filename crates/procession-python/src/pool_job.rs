@@ -1,48 +1,26 @@
 //! `JobCore`: tasks that belong together, and their replies.
 
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use procession_engine::pool::{HEADER, Job, Loss, Reply};
-use procession_engine::{ExitStatus, Records, WaitError};
+use procession_engine::pool::{Job, Reply};
+use procession_engine::{Records, WaitError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyIterator, PyList};
+use pyo3::types::{PyIterator, PyList};
 
 use crate::arguments::Timeout;
 use crate::pickling::{self, Encoded};
-use crate::pool::{self, PoolFunction, bits};
+use crate::pool::{self, PoolFunction};
 use crate::pool_items::ReadyItems;
+use crate::pool_reply::{self, DONE, Told};
 use crate::wait;
-
-/// What a reply is: the constants of `procession._pool_results`.
-pub(crate) const DONE: u32 = 0;
-pub(crate) const FAILED: u32 = 1;
-const LOST: u32 = 2;
-const BROKEN: u32 = 3;
-const TERMINATED: u32 = 4;
-/// An exception of this process: the task, or its result, could not be pickled or unpickled.
-pub(crate) const LOCAL: u32 = 5;
-const POISON: u32 = 6;
-const TIMED_OUT: u32 = 7;
-const CANCELLED: u32 = 8;
-
-/// Who waits for another thread to unpickle looks for signals this often.
-const SLICE: Duration = Duration::from_millis(50);
-
-type Outcome = (u32, Py<PyAny>);
 
 /// Tasks that belong together, and their replies.
 #[pyclass(frozen, module = "procession._procession")]
 pub(crate) struct JobCore {
     job: Job,
-    /// Of the only task.
-    outcome: Mutex<Option<Outcome>>,
-    settled: Condvar,
-    /// Threads that wait for `settled`; changes while `outcome` is locked. A notification that nobody
-    /// waits for is a system call all the same.
-    waiting: AtomicUsize,
     submitted: AtomicU64,
     task_bytes: AtomicU64,
     replies: AtomicU64,
@@ -110,9 +88,6 @@ impl JobCore {
     pub(crate) fn new(job: Job) -> JobCore {
         JobCore {
             job,
-            outcome: Mutex::new(None),
-            settled: Condvar::new(),
-            waiting: AtomicUsize::new(0),
             submitted: AtomicU64::new(0),
             task_bytes: AtomicU64::new(0),
             replies: AtomicU64::new(0),
@@ -121,45 +96,9 @@ impl JobCore {
         }
     }
 
-    /// The only task has come to nothing in this process: an exception.
-    pub(crate) fn fail(&self, exception: Py<PyAny>) {
-        self.settle((LOCAL, exception));
-        self.job.seal();
-    }
-
-    fn settle(&self, outcome: Outcome) {
-        // Locked for a moment, and nothing of Python happens meanwhile.
-        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
-        // Who looked before this has counted itself: the lock says so.
-        if self.waiting.load(Ordering::Relaxed) > 0 {
-            self.settled.notify_all();
-        }
-    }
-
-    fn outcome(&self, py: Python<'_>) -> Option<Outcome> {
-        let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
-        outcome
-            .as_ref()
-            .map(|(status, value)| (*status, value.clone_ref(py)))
-    }
-
     fn sent(&self, size: usize) {
         self.submitted.fetch_add(1, Ordering::Relaxed);
         self.task_bytes.fetch_add(size as u64, Ordering::Relaxed);
-    }
-
-    /// Submits the only task.
-    pub(crate) fn submit_only(
-        &self,
-        py: Python<'_>,
-        function: &PoolFunction,
-        what: u32,
-        task: &Encoded<'_>,
-    ) -> PyResult<()> {
-        function.task(what, task, |task, size| {
-            self.sent(size);
-            pool::submit(py, size, || self.job.submit_only(task))
-        })
     }
 
     fn submit(
@@ -175,105 +114,6 @@ impl JobCore {
             Ok(())
         })
     }
-
-    /// The next reply; `Err` if there is none in the time given.
-    fn next(
-        &self,
-        py: Python<'_>,
-        timeout: Timeout,
-    ) -> PyResult<Result<Option<(u64, Reply)>, WaitError>> {
-        let attempt = || self.job.next(&mut Timeout::ZERO.patience()).ok();
-        if let Some(reply) = attempt() {
-            return Ok(Ok(reply));
-        }
-        if timeout.is_zero() {
-            return Ok(Err(WaitError::TimedOut));
-        }
-        match wait::spin(attempt) {
-            Some(reply) => Ok(Ok(reply)),
-            None => wait::blocking(py, timeout, |patience| self.job.next(patience)),
-        }
-    }
-
-    /// A reply as Python sees it.
-    fn converted(&self, py: Python<'_>, reply: Reply) -> PyResult<Outcome> {
-        match reply {
-            Reply::Done(answer) => {
-                if answer.is_short() {
-                    let (tag, payload) = (answer.tag(), answer.payload());
-                    let found = tag >> bits::WHAT & bits::WHAT_MASK == DONE;
-                    if found
-                        && let Some(value) = pickling::decode_scalar(py, tag & bits::CODEC, payload)
-                    {
-                        self.replies.fetch_add(1, Ordering::Relaxed);
-                        self.reply_bytes
-                            .fetch_add((HEADER + payload.len()) as u64, Ordering::Relaxed);
-                        return Ok((DONE, value.unbind()));
-                    }
-                }
-                let mut message = answer.into_message();
-                let size = message.bytes.len()
-                    + message
-                        .buffers
-                        .iter()
-                        .map(|block| block.len())
-                        .sum::<usize>();
-                self.replies.fetch_add(1, Ordering::Relaxed);
-                self.reply_bytes.fetch_add(size as u64, Ordering::Relaxed);
-                if message.tag >> bits::WHAT & bits::WHAT_MASK == FAILED {
-                    let bytes = message.bytes.get(HEADER..).unwrap_or_default();
-                    return Ok((FAILED, PyBytes::new(py, bytes).into_any().unbind()));
-                }
-                message.tag &= bits::CODEC;
-                match pickling::decode_from(py, message, HEADER) {
-                    Ok(value) => Ok((DONE, value.unbind())),
-                    Err(error) => {
-                        let exception = error.into_value(py);
-                        // Some exceptions allow no notes.
-                        let note = "The task was done, but its result could not be rebuilt in this process.";
-                        let _ = exception.bind(py).call_method1("add_note", (note,));
-                        Ok((LOCAL, exception.into_any()))
-                    }
-                }
-            }
-            Reply::Lost(loss) => Ok((LOST, told(py, &loss)?)),
-            Reply::Poison(losses) => {
-                let losses = losses.iter().map(|loss| told(py, loss));
-                let losses = PyList::new(py, losses.collect::<PyResult<Vec<_>>>()?)?;
-                Ok((POISON, losses.into_any().unbind()))
-            }
-            Reply::TimedOut(overrun) => {
-                let told = (overrun.pid, overrun.name, overrun.limit.as_secs_f64());
-                Ok((TIMED_OUT, told.into_pyobject(py)?.into_any().unbind()))
-            }
-            Reply::Cancelled => Ok((CANCELLED, py.None())),
-            Reply::Broken(why) => Ok((
-                BROKEN,
-                pool::breakage(py, &why)
-                    .into_pyobject(py)?
-                    .into_any()
-                    .unbind(),
-            )),
-            Reply::Terminated => Ok((TERMINATED, py.None())),
-        }
-    }
-}
-
-/// A loss as Python sees it: pid, exit code if that is known, the worker's name, whether memory ran out,
-/// and what can be done.
-fn told(py: Python<'_>, loss: &Loss) -> PyResult<Py<PyAny>> {
-    let code = match loss.status {
-        ExitStatus::Unknown => None,
-        status => Some(status.code_like_python()),
-    };
-    let told = (
-        loss.pid,
-        code,
-        loss.name.as_str(),
-        loss.out_of_memory,
-        loss.advice(),
-    );
-    Ok(told.into_pyobject(py)?.into_any().unbind())
 }
 
 #[pymethods]
@@ -395,12 +235,7 @@ impl JobCore {
     /// Cancels what has not begun, and stops what is running, if that is wanted: how many tasks were
     /// kept from beginning, and how many had begun.
     fn cancel(&self, py: Python<'_>, running_too: bool) -> PyResult<(u64, u64)> {
-        match wait::blocking(py, Timeout::FOREVER, |patience| {
-            self.job.cancel(running_too, patience)
-        })? {
-            Ok(cancelled) => Ok((cancelled.prevented, cancelled.running)),
-            Err(WaitError::TimedOut | WaitError::Interrupted) => Ok((0, 0)),
-        }
+        pool_reply::cancel(&self.job, py, running_too)
     }
 
     /// Waits until at most `count` tasks are without reply; False if the pool has ended.
@@ -410,44 +245,6 @@ impl JobCore {
         })? {
             Ok(running) => Ok(running),
             Err(WaitError::TimedOut | WaitError::Interrupted) => Ok(true),
-        }
-    }
-
-    /// What became of the only task: (status, value); None if that is not known in the time given.
-    fn only(&self, py: Python<'_>, timeout: Timeout) -> PyResult<Option<Outcome>> {
-        let mut left = timeout;
-        loop {
-            if let Some(outcome) = self.outcome(py) {
-                return Ok(Some(outcome));
-            }
-            match self.next(py, left)? {
-                Ok(Some((_, reply))) => {
-                    let (status, value) = self.told_of(py, reply);
-                    self.settle((status, value.clone_ref(py)));
-                    return Ok(Some((status, value)));
-                }
-                // Another thread has it and is about to settle it.
-                Ok(None) => {
-                    if timeout.is_zero() {
-                        return Ok(None);
-                    }
-                    py.detach(|| {
-                        let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
-                        self.waiting.fetch_add(1, Ordering::Relaxed);
-                        let wait = self
-                            .settled
-                            .wait_timeout_while(outcome, SLICE, |outcome| outcome.is_none());
-                        self.waiting.fetch_sub(1, Ordering::Relaxed);
-                        drop(wait);
-                    });
-                    py.check_signals()?;
-                    left = Timeout(left.0.map(|left| left.saturating_sub(SLICE)));
-                    if left.is_zero() {
-                        return Ok(self.outcome(py));
-                    }
-                }
-                Err(_) => return Ok(None),
-            }
         }
     }
 
@@ -528,7 +325,7 @@ impl JobCore {
     ) -> PyResult<Option<Vec<(u64, Reply)>>> {
         let mut replies = Vec::new();
         self.nap(py, timeout, enough);
-        match self.next(py, timeout)? {
+        match pool_reply::next(&self.job, py, timeout)? {
             Ok(Some(first)) => replies.push(first),
             Ok(None) => return Ok(None),
             Err(_) => return Ok(Some(replies)),
@@ -560,10 +357,14 @@ impl JobCore {
         }
     }
 
-    /// A reply as Python sees it. What goes wrong with it becomes what it came to.
-    fn told_of(&self, py: Python<'_>, reply: Reply) -> Outcome {
-        self.converted(py, reply)
-            .unwrap_or_else(|error| (LOCAL, error.into_value(py).into_any()))
+    /// A reply as Python sees it.
+    fn told_of(&self, py: Python<'_>, reply: Reply) -> (u32, Py<PyAny>) {
+        let told = Told::of(py, reply);
+        if let Some(size) = told.size {
+            self.replies.fetch_add(1, Ordering::Relaxed);
+            self.reply_bytes.fetch_add(size as u64, Ordering::Relaxed);
+        }
+        (told.status, told.value)
     }
 }
 

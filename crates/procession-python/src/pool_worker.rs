@@ -14,7 +14,7 @@ use crate::error::{self, OrRaise, Raise};
 use crate::imported::Imported;
 use crate::pickling::{self, Encoded, Scalar};
 use crate::pool::{bits, kind};
-use crate::pool_job::{DONE, FAILED};
+use crate::pool_reply::{DONE, FAILED};
 use crate::wait;
 
 /// Functions that a worker keeps.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use procession_shm::{Records, WaitError};
 
@@ -20,6 +21,7 @@ pub struct Job {
     desk: Option<Arc<Desk>>,
     id: JobId,
     options: TaskOptions,
+    released: AtomicBool,
 }
 
 /// What a request to cancel a job has come to.
@@ -45,6 +47,7 @@ impl Job {
             desk: Some(desk),
             id,
             options,
+            released: AtomicBool::new(false),
         }
     }
 
@@ -183,6 +186,15 @@ impl Job {
             })
     }
 
+    /// Says that nobody will ask for replies any more, as dropping it does: its place in the pool's book is free for
+    /// another then.
+    pub fn release(&self) {
+        if self.desk().is_home() && !self.released.swap(true, Ordering::Relaxed) {
+            let todo = self.desk().book().abandon(self.id);
+            self.desk().act(todo);
+        }
+    }
+
     /// Cancels what has no reply yet: tasks that have not begun never will; those that are running run
     /// on, or, with `running_too`, are stopped by killing their workers, which are replaced. The job
     /// gets no more tasks. Each task has one reply as ever: one that ends in this very moment may
@@ -256,13 +268,8 @@ impl Job {
 
 impl Drop for Job {
     fn drop(&mut self) {
-        let Some(desk) = self.desk.take() else { return };
-        if desk.is_home() {
-            let todo = desk.book().abandon(self.id);
-            desk.act(todo);
-        } else {
-            std::mem::forget(desk);
-        }
+        self.release();
+        std::mem::forget(self.desk.take_if(|desk| !desk.is_home()));
     }
 }
 
