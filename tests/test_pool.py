@@ -295,6 +295,32 @@ def test_a_result_with_a_callback_waits_for_it(make_pool: Callable[..., Any]) ->
     assert result.ready() and result.successful() and result.get(0) == 9
 
 
+def test_results_are_not_waited_for_in_a_forked_child(make_pool: Callable[..., Any]) -> None:
+    pool = make_pool(1)
+    results = [
+        pool.apply_async(slow, (1, 1.0)),
+        pool.apply_async(slow, (2,), callback=lambda value: None),
+        pool.map_async(slow, [3]),
+        pool.map_async(slow, [4], callback=lambda value: None),
+    ]
+
+    def ask(errors: Any) -> None:
+        for result in results:
+            try:
+                result.get()
+            except PoolTerminated as error:
+                errors.put(str(error))
+
+    fork = procession.get_context("fork")
+    errors = fork.SimpleQueue()
+    child = fork.Process(target=ask, args=(errors,))
+    child.start()
+    told = [errors.get() for _ in results]
+    assert all("slow was done" in text for text in told)
+    child.join(LIMIT)
+    assert [result.get(LIMIT) for result in results] == [1, 2, [3], [4]]
+
+
 def test_many_threads_share_a_pool_and_a_result(make_pool: Callable[..., Any]) -> None:
     pool = make_pool(2)
     shared = pool.apply_async(slow, ([1], 0.2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 
@@ -192,6 +193,7 @@ class CollectedResult(ApplyResult):
         self._job = job
         self._function = function
         self._done = False
+        self._pid = os.getpid()
 
     def ready(self) -> bool:
         return self._done or self._receive(0)
@@ -243,6 +245,11 @@ class CollectedResult(ApplyResult):
 
     def _receive(self, timeout: float | None) -> bool:
         """Wait for the outcome; return whether it is there."""
+        if self._pid != os.getpid():
+            # A forked child has none of the threads that would see to it, and may have copies of their locks.
+            self._value = exception_of(TERMINATED, None, self._function, "", None)
+            self._finish()
+            return True
         if self._reported is not None:
             return self._reported.wait(timeout if timeout is None else min(timeout, threading.TIMEOUT_MAX))
         if not self._collect(timeout):

@@ -1,7 +1,7 @@
 //! Arguments as Python's own functions take them: anything may be true or false, a time-out is
 //! `None` or a number.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use procession_engine::{Handle, Patience};
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -36,6 +36,11 @@ impl Timeout {
 
     pub(crate) fn is_zero(self) -> bool {
         self.0 == Some(Duration::ZERO)
+    }
+
+    /// What is left of it, if it began then.
+    pub(crate) fn after(self, begun: Instant) -> Timeout {
+        Timeout(self.0.map(|all| all.saturating_sub(begun.elapsed())))
     }
 
     pub(crate) fn patience<'a>(self) -> Patience<'a> {

@@ -4,7 +4,7 @@
 //! submits it: no Python code runs for either. A call with callbacks is **reported**: a thread of the pool runs
 //! them, and until then nobody sees the result.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,12 +31,14 @@ const SLICE: Duration = Duration::from_millis(50);
 pub(crate) struct ApplyResult {
     /// `None` in the base of something else.
     job: Option<Job>,
+    /// Locked with the interpreter held, always: a child that a thread forks finds it free.
     held: Mutex<Held>,
-    /// That the result may be seen.
-    seen: Condvar,
-    /// Threads that wait for `seen`; changes while `held` is locked. A notification that nobody waits for is
-    /// a system call all the same.
-    waiting: AtomicUsize,
+    /// How often there was something new for who waits for another thread.
+    news: AtomicU32,
+    /// Threads that do. A notification that nobody waits for is a system call all the same.
+    waiting: AtomicU32,
+    gate: Mutex<()>,
+    opened: Condvar,
 }
 
 #[derive(Default)]
@@ -48,6 +50,13 @@ struct Held {
     outcome: Option<(bool, Py<PyAny>)>,
     /// Callbacks are to run before anybody sees the outcome.
     reported: bool,
+}
+
+impl Held {
+    fn outcome(&self, py: Python<'_>) -> Option<(bool, Py<PyAny>)> {
+        let outcome = self.outcome.as_ref();
+        outcome.map(|(success, value)| (*success, value.clone_ref(py)))
+    }
 }
 
 impl ApplyResult {
@@ -78,8 +87,10 @@ impl ApplyResult {
         ApplyResult {
             job,
             held: Mutex::new(held),
-            seen: Condvar::new(),
-            waiting: AtomicUsize::new(0),
+            news: AtomicU32::new(0),
+            waiting: AtomicU32::new(0),
+            gate: Mutex::default(),
+            opened: Condvar::new(),
         }
     }
 
@@ -110,19 +121,53 @@ impl ApplyResult {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether this is a child forked from the process that has the pool.
+    fn is_foreign(&self) -> bool {
+        self.job.as_ref().is_some_and(Job::is_foreign)
+    }
+
+    /// Whether callbacks are still to run. In a forked child there is nobody to run them.
+    fn is_withheld(&self, held: &Held) -> bool {
+        held.reported && !self.is_foreign()
+    }
+
     /// The outcome, if it is here and may be seen.
     fn visible(&self, py: Python<'_>) -> Option<(bool, Py<PyAny>)> {
         let held = self.held();
-        let outcome = held.outcome.as_ref().filter(|_| !held.reported);
-        outcome.map(|(success, value)| (*success, value.clone_ref(py)))
+        if self.is_withheld(&held) {
+            return None;
+        }
+        held.outcome(py)
     }
 
-    /// Has everybody see what has changed.
+    /// Has threads that wait look again. In a forked child there are none, but it has a copy of their number.
     fn tell(&self) {
-        // Who looked before the change has counted itself: the lock says so.
-        if self.waiting.load(Ordering::Relaxed) > 0 {
-            self.seen.notify_all();
+        if self.is_foreign() {
+            return;
         }
+        // SYNC POINT (result): who waits counts itself before it looks at the news for the last time.
+        self.news.fetch_add(1, Ordering::SeqCst);
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            let _gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
+            self.opened.notify_all();
+        }
+    }
+
+    /// Waits a moment for another thread of this process, unless there was `news` since; returns what is left of
+    /// the time.
+    fn wait_slice(&self, py: Python<'_>, timeout: Timeout, news: u32) -> PyResult<Timeout> {
+        let begun = Instant::now();
+        py.detach(|| {
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            let slice = timeout.0.map_or(SLICE, |left| left.min(SLICE));
+            let gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_old = |(): &mut ()| self.news.load(Ordering::SeqCst) == news;
+            let gate = self.opened.wait_timeout_while(gate, slice, is_old);
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
+            drop(gate);
+        });
+        py.check_signals()?;
+        Ok(timeout.after(begun))
     }
 
     /// Takes what a reply says for the outcome.
@@ -160,6 +205,7 @@ impl ApplyResult {
         let job = self.job()?;
         let mut left = timeout;
         loop {
+            let news = self.news.load(Ordering::SeqCst);
             if self.held().outcome.is_some() {
                 return Ok(true);
             }
@@ -170,34 +216,10 @@ impl ApplyResult {
                 }
                 // Another thread has it and is about to settle it.
                 Ok(None) if left.is_zero() => return Ok(false),
-                Ok(None) => left = self.wait_slice(py, left, |held| held.outcome.is_some())?,
+                Ok(None) => left = self.wait_slice(py, left, news)?,
                 Err(_) => return Ok(false),
             }
         }
-    }
-
-    /// Waits a moment for what another thread of this process is to change; returns what is left of the time.
-    fn wait_slice(
-        &self,
-        py: Python<'_>,
-        timeout: Timeout,
-        is_so: fn(&Held) -> bool,
-    ) -> PyResult<Timeout> {
-        let begun = Instant::now();
-        py.detach(|| {
-            let held = self.held();
-            self.waiting.fetch_add(1, Ordering::Relaxed);
-            let slice = timeout.0.map_or(SLICE, |left| left.min(SLICE));
-            let held = self
-                .seen
-                .wait_timeout_while(held, slice, |held| !is_so(held));
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
-            drop(held);
-        });
-        py.check_signals()?;
-        Ok(Timeout(
-            timeout.0.map(|left| left.saturating_sub(begun.elapsed())),
-        ))
     }
 
     /// The outcome, once it is visible; `None` if it isn't in the time given.
@@ -206,26 +228,24 @@ impl ApplyResult {
         if here.is_some() {
             return Ok(here);
         }
-        let reported = self.held().reported;
-        if !reported {
+        if !self.is_withheld(&self.held()) {
             self.collect(py, timeout)?;
             return Ok(self.visible(py));
         }
         // The thread that runs the callbacks takes the reply.
         let begun = Instant::now();
         let job = self.job()?;
-        let mut left = timeout;
-        match wait::blocking(py, left, |patience| job.wait_all(patience))? {
-            Ok(()) => {}
-            Err(WaitError::TimedOut | WaitError::Interrupted) => return Ok(self.visible(py)),
-        }
-        left = Timeout(left.0.map(|left| left.saturating_sub(begun.elapsed())));
+        let mut left = match wait::blocking(py, timeout, |patience| job.wait_all(patience))? {
+            Ok(()) => timeout.after(begun),
+            Err(WaitError::TimedOut | WaitError::Interrupted) => Timeout::ZERO,
+        };
         loop {
+            let news = self.news.load(Ordering::SeqCst);
             let outcome = self.visible(py);
             if outcome.is_some() || left.is_zero() {
                 return Ok(outcome);
             }
-            left = self.wait_slice(py, left, |held| !held.reported)?;
+            left = self.wait_slice(py, left, news)?;
         }
     }
 }
@@ -340,11 +360,7 @@ impl ApplyResult {
         let pool = self.held().pool.as_ref().map(|pool| pool.clone_ref(py));
         let report = || -> PyResult<()> {
             self.collect(py, Timeout::FOREVER)?;
-            let outcome = self
-                .held()
-                .outcome
-                .as_ref()
-                .map(|(success, value)| (*success, value.clone_ref(py)));
+            let outcome = self.held().outcome(py);
             if let Some((success, value)) = outcome {
                 let callback = if success { callback } else { error_callback };
                 if !callback.is_none() {

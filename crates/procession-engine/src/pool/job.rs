@@ -67,6 +67,12 @@ impl Job {
         self.id.to_raw()
     }
 
+    /// Whether this process was forked from the one that has the pool: here all replies say
+    /// [`Terminated`](Reply::Terminated).
+    pub fn is_foreign(&self) -> bool {
+        !self.desk().is_home()
+    }
+
     /// Submits a task: its index among the job's.
     ///
     /// # Errors
