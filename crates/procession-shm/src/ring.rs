@@ -146,18 +146,19 @@ pub enum Entry {
 #[derive(Debug, Default)]
 pub struct RawQueue {
     put_lock: RawLock,
-    closed: AtomicU32,
-    tail: AtomicU64,
-    tail_segment: AtomicU64,
-    /// For a message, or the close.
-    getters: Sleepers,
     capacity: AtomicU32,
-    /// Watchers that show no message, see [`RawQueue::is_overlooked`].
-    blind: AtomicU32,
+    tail_segment: AtomicU64,
     /// What `head` was when a producer last looked, under `put_lock`: `head` has not been before it
     /// since. While that leaves room enough, producers don't touch the consumers' cache line.
     seen_head: AtomicU64,
-    _apart: [AtomicU32; 2],
+    _apart: [AtomicU64; 4],
+    tail: AtomicU64,
+    /// For a message, or the close.
+    getters: Sleepers,
+    closed: AtomicU32,
+    /// Watchers that show no message, see [`RawQueue::is_overlooked`].
+    blind: AtomicU32,
+    _apart_too: [AtomicU64; 5],
     get_lock: RawLock,
     /// Messages reported done; `tail`'s count less this is unfinished.
     done: AtomicU32,
@@ -175,10 +176,14 @@ pub struct RawQueue {
 // SAFETY: repr(C), atomics only, no Drop, zeros valid (an unprepared queue).
 unsafe impl Shared for RawQueue {}
 
-/// What producers write and what consumers write lies in two cache lines (loom's atomics are larger).
+/// What producers have for themselves, what they write for consumers, and what consumers write lies in three
+/// cache lines (loom's atomics are larger): a consumer that awaits the next message reads the second all the
+/// time, and would else take the lock's line away from the producer twice for each message.
 #[cfg(not(loom))]
 const _: () = assert!(
-    std::mem::offset_of!(RawQueue, get_lock) == 64 && size_of::<RawQueue>() <= 128,
+    std::mem::offset_of!(RawQueue, tail) == 64
+        && std::mem::offset_of!(RawQueue, get_lock) == 128
+        && size_of::<RawQueue>() <= 192,
     "the two sides of a queue share a cache line"
 );
 

@@ -723,10 +723,11 @@ mod tests {
         let arena = family::family().expect("there").arena();
         let queue = supervisor.desk.tasks().common();
         let words: &[AtomicU64] = arena
-            .objects(queue.handle(), procession_shm::Kind::Queue, 0, 11)
+            .objects(queue.handle(), procession_shm::Kind::Queue, 0, 19)
             .expect("there");
-        // How many were put and taken stands in the upper halves of the third word of each side.
-        for (word, count) in [(2, 3u64 << 30), (10, 3 << 30)] {
+        // How many were put and taken stands in the upper halves of two words: the first of the second cache
+        // line, the third of the third.
+        for (word, count) in [(8, 3u64 << 30), (18, 3 << 30)] {
             words[word].store(count << 32, Ordering::SeqCst);
         }
         assert_eq!(queue.taken(), 3 << 30);
@@ -755,7 +756,7 @@ mod tests {
             .objects(queue, kind, 0, size_of::<procession_shm::RawQueue>() / 8)
             .expect("there");
         // The name of the segment at whose end messages are added, and from whose start they are taken.
-        let segment = words[3].load(Ordering::SeqCst);
+        let segment = words[2].load(Ordering::SeqCst);
         let names = words
             .iter()
             .filter(|word| segment != 0 && word.load(Ordering::SeqCst) == segment);
