@@ -303,11 +303,12 @@ def test_results_are_not_waited_for_in_a_forked_child(make_pool: Callable[..., A
         pool.map_async(slow, [3]),
         pool.map_async(slow, [4], callback=lambda value: None),
     ]
+    iterator = pool.imap(slow, [5])
 
     def ask(errors: Any) -> None:
-        for result in results:
+        for call in [*(result.get for result in results), iterator.next]:
             try:
-                result.get()
+                call()
             except PoolTerminated as error:
                 errors.put(str(error))
 
@@ -315,10 +316,10 @@ def test_results_are_not_waited_for_in_a_forked_child(make_pool: Callable[..., A
     errors = fork.SimpleQueue()
     child = fork.Process(target=ask, args=(errors,))
     child.start()
-    told = [errors.get() for _ in results]
+    told = [errors.get() for _ in (*results, iterator)]
     assert all("slow was done" in text for text in told)
     child.join(LIMIT)
-    assert [result.get(LIMIT) for result in results] == [1, 2, [3], [4]]
+    assert [result.get(LIMIT) for result in results] == [1, 2, [3], [4]] and list(iterator) == [5]
 
 
 def test_many_threads_share_a_pool_and_a_result(make_pool: Callable[..., Any]) -> None:

@@ -108,6 +108,11 @@ def cancelled(function: object, part: str) -> BaseException:
     return CancelledError(f"{_pool_worker.described(function)}{part} was cancelled")
 
 
+def _foreign(function: object) -> BaseException:
+    """Return the error of a result in a forked child, which has none of the threads that see to it, only their locks."""
+    return exception_of(TERMINATED, None, function, "", None)
+
+
 def _lost(losses: list[Any], task: str, pool: Any) -> WorkerLost:
     deaths = []
     for pid, exitcode, worker, out_of_memory, _advice in losses:
@@ -246,8 +251,7 @@ class CollectedResult(ApplyResult):
     def _receive(self, timeout: float | None) -> bool:
         """Wait for the outcome; return whether it is there."""
         if self._pid != os.getpid():
-            # A forked child has none of the threads that would see to it, and may have copies of their locks.
-            self._value = exception_of(TERMINATED, None, self._function, "", None)
+            self._value = _foreign(self._function)
             self._finish()
             return True
         if self._reported is not None:
@@ -351,6 +355,7 @@ class IMapIterator(ReadyItems):
         self.set_up(self._ordered, chunksize == 1)
         self._taken = 0
         self._waiting = threading.Lock()
+        self._pid = os.getpid()
 
     def __del__(self) -> None:
         feeder = getattr(self, "_feeder", None)
@@ -376,6 +381,8 @@ class IMapIterator(ReadyItems):
             del self, value
 
     def _wait(self, timeout: float | None) -> tuple[bool, Any]:
+        if self._pid != os.getpid():
+            raise _foreign(self._function)
         clock = _Clock(timeout)
         if not _acquire(self._waiting, timeout):
             raise TimeoutError(f"no result within {timeout} seconds")
