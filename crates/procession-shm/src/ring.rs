@@ -220,9 +220,10 @@ struct Ring<'a> {
     segment: &'a Segment,
     /// Place of the first byte of the ring in the arena.
     start: usize,
+    /// Powers of two.
     bytes: usize,
-    base: u32,
     units: u32,
+    base: u32,
 }
 
 impl<'a> Ring<'a> {
@@ -269,12 +270,15 @@ impl<'a> Ring<'a> {
         }
     }
 
-    fn place(&self, position: u32) -> usize {
-        (position.wrapping_sub(self.base) % self.units) as usize * UNIT
+    /// Where a byte is, so many behind a position. The lengths are powers of two, and a division would take longer
+    /// than all the rest of a short message.
+    fn place(&self, position: u32, skip: usize) -> usize {
+        let unit = position.wrapping_sub(self.base) & (self.units - 1);
+        (unit as usize * UNIT + skip) & (self.bytes - 1)
     }
 
     fn write(&self, arena: &Arena, position: u32, skip: usize, from: &[u8]) {
-        let at = (self.place(position) + skip) % self.bytes;
+        let at = self.place(position, skip);
         let first = from.len().min(self.bytes - at);
         arena.write(self.start + at, &from[..first]);
         if first < from.len() {
@@ -283,7 +287,7 @@ impl<'a> Ring<'a> {
     }
 
     fn read(&self, arena: &Arena, position: u32, skip: usize, into: &mut [u8]) {
-        let at = (self.place(position) + skip) % self.bytes;
+        let at = self.place(position, skip);
         let first = into.len().min(self.bytes - at);
         let (head, rest) = into.split_at_mut(first);
         arena.read(self.start + at, head);
@@ -293,7 +297,7 @@ impl<'a> Ring<'a> {
     }
 
     fn read_to_vec(&self, arena: &Arena, position: u32, skip: usize, length: usize) -> Vec<u8> {
-        let at = (self.place(position) + skip) % self.bytes;
+        let at = self.place(position, skip);
         let first = length.min(self.bytes - at);
         let mut bytes = Vec::with_capacity(length);
         arena.append(self.start + at, first, &mut bytes);
