@@ -2,7 +2,7 @@
 # Each target is one of the scripts in ci/, which .ci/run calls too.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build fmt lint test test-rust test-python suite clients msrv semver package loom miri tsan chaos soak bench \
+.PHONY: help demo build fmt lint test test-rust test-python suite clients msrv cross semver package loom miri tsan chaos soak bench \
 	bench-scale bench-rust instructions docs clean
 
 help:  ## this list
@@ -27,6 +27,9 @@ test-rust:  ## the tests of the crates
 
 msrv:  ## the crates, with the oldest Rust that they are for; rustup installs it, which takes the network
 	@ci/msrv.sh $(ARGS)
+
+cross:  ## the crates, compiled for ARM64 as far as clippy does; rustup installs its standard library, which takes the network
+	@ci/cross.sh $(ARGS)
 
 semver:  ## the crate's API beside an earlier commit's, by cargo-semver-checks; ARGS="main~20"
 	@ci/semver.sh $(ARGS)

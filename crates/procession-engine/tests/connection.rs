@@ -389,10 +389,11 @@ fn a_receive_that_is_given_up_loses_nothing() {
 #[test]
 fn a_send_that_is_given_up_inside_a_message_is_the_last() {
     let _shared = shared();
-    for make in [strangers, || pair(false).expect("pipe")] {
-        let (reader, writer) = make();
-        // Not large enough for the arena, and together more than any channel holds.
-        let message = pattern(100 << 10);
+    let pipe = || pair(false).expect("pipe");
+    // Not large enough for the arena, and together more than any channel holds, which is more with large pages; and no
+    // number of them just fills it.
+    for ((reader, writer), length) in [(strangers(), 150 << 10), (pipe(), 100 << 10)] {
+        let message = pattern(length);
         let mut sent = 0;
         let error = loop {
             match writer.send_bytes(&message, &mut shortly()) {
@@ -596,6 +597,8 @@ fn a_connection_is_its_descriptor() {
 fn a_peer_killed_inside_a_message_is_told_from_one_that_has_ended() {
     let _alone = alone();
     let (reader, writer) = pair(false).expect("pipe");
+    // With large pages it would be longer.
+    rustix::pipe::fcntl_setpipe_size(writer.as_fd(), 64 << 10).expect("is a pipe");
     let child = fork_running("writer", Role::Process, false, || {
         let _ = writer.send_bytes(b"whole", &mut soon());
         // More than fits: it waits inside the message.

@@ -33,13 +33,19 @@ impl RawEvent {
 
     /// Sets the flag and lets everyone through who waits. Does not block.
     pub fn set(&self) {
-        let set = |word: u32| (word & SET == 0).then(|| word.wrapping_add(2) | SET);
-        if self
+        // One that is set is written to all the same: who clears it after this, and then looks for what it
+        // was set for, must find what was done before this call.
+        let set = |word: u32| {
+            Some(if word & SET == 0 {
+                word.wrapping_add(2) | SET
+            } else {
+                word
+            })
+        };
+        let before = self
             .word
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, set)
-            .is_ok()
-            && self.sleepers.load(Ordering::SeqCst) > 0
-        {
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, set);
+        if before.is_ok_and(|word| word & SET == 0) && self.sleepers.load(Ordering::SeqCst) > 0 {
             futex::wake(&self.word, u32::MAX);
         }
     }

@@ -22,7 +22,7 @@ pub(crate) const HEADER: usize = 8192;
 pub(crate) const MEMBER: usize = 512;
 /// Bytes of a slot.
 pub(crate) const SLOT: usize = 64;
-/// Bytes of a page.
+/// Tables begin at multiples of this, and memory is counted in it. A page of the system may be larger.
 pub(crate) const PAGE: usize = 4096;
 /// Classes up to this one (4 KiB) have more slots: locks are many, large blocks few.
 const SMALL_CLASSES: usize = 7;

@@ -27,9 +27,8 @@
 //! grows by levels, each twice as long as the one before, which stay where they are; `levels` has a bit
 //! for each that is there.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-
 use crate::arena::Shared;
+use crate::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use crate::handle::Handle;
 
 /// How far a worker has come.
@@ -111,6 +110,7 @@ unsafe impl Shared for PoolState {}
 /// What one worker is doing.
 #[repr(C, align(64))]
 #[derive(Debug)]
+#[cfg_attr(loom, derive(Default))]
 pub struct WorkerSlot {
     phase: AtomicU32,
     pid: AtomicU32,
@@ -127,6 +127,7 @@ pub struct WorkerSlot {
 
 #[repr(C, align(64))]
 #[derive(Debug)]
+#[cfg_attr(loom, derive(Default))]
 struct Lane {
     tasks: [AtomicU64; 2],
     results: [AtomicU64; 2],
@@ -300,6 +301,9 @@ impl WorkerSlot {
 
     /// The worker is about to take this item; called before the taking is committed.
     pub fn take(&self, held: Held) {
+        // SYNC POINT (another item): who finds one of these words finds, in `held_now`, that the item
+        // before is settled.
+        fence(Ordering::Release);
         self.job.store(held.job, Ordering::Relaxed);
         self.index.store(held.index, Ordering::Relaxed);
         self.since.store(held.since, Ordering::Relaxed);
@@ -356,8 +360,9 @@ impl WorkerSlot {
     /// The same of a worker that is at work: `None` too if it went on to another task meanwhile.
     pub fn held_now(&self) -> Option<Held> {
         let held = self.held()?;
-        // What was read between two sights of the same number belongs to it.
-        std::sync::atomic::fence(Ordering::Acquire);
+        // What was read between two sights of the same number belongs to it. SYNC POINT (another item):
+        // pairs with `take`.
+        fence(Ordering::Acquire);
         let still = self.item.load(Ordering::SeqCst) == held.item.wrapping_add(1);
         still.then_some(held)
     }
@@ -387,7 +392,7 @@ fn halves(bytes: [u8; 16]) -> (u64, u64) {
     (wide as u64, (wide >> 64) as u64)
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

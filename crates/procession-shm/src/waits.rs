@@ -13,7 +13,7 @@
 //! The records of a dead member count for nothing, and are emptied when its entry is used again.
 //! A thread that finds no free record waits unseen.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::time::Duration;
 
 use procession_sys::thread;
@@ -160,6 +160,8 @@ impl Arena {
                 .is_ok()
         })?;
         let record = &waits.0[index];
+        // SYNC POINT: who finds one of these words finds the wait before withdrawn; see `read_record`.
+        fence(Ordering::Release);
         record.since.store(waiter.since, Ordering::Relaxed);
         record.flags.store(waiter.flags(), Ordering::Relaxed);
         // SYNC POINT: `since` and `flags` become visible with `object`; see `read_record`.
@@ -201,6 +203,8 @@ impl Arena {
             },
             since: record.since.load(Ordering::Relaxed),
         };
+        // What was read between two sights of the same wait belongs to it.
+        fence(Ordering::Acquire);
         let same = record.thread.load(Ordering::Acquire) == thread
             && record.object.load(Ordering::Acquire) == word;
         same.then_some(waiter)

@@ -73,6 +73,28 @@ fn a_pulse_alone_lets_through_who_waited_before_it() {
 }
 
 #[test]
+fn who_clears_it_sees_what_the_last_one_to_set_it_has_done() {
+    use loom::sync::atomic::{AtomicBool, Ordering};
+    loom::model(|| {
+        let event = Arc::new(RawEvent::default());
+        let work = Arc::new(AtomicBool::new(false));
+        // By another, so that the next one may find it set.
+        event.set();
+        let setter = {
+            let (event, work) = (event.clone(), work.clone());
+            thread::spawn(move || {
+                work.store(true, Ordering::Relaxed);
+                event.set();
+            })
+        };
+        event.clear();
+        let seen = work.load(Ordering::Relaxed);
+        setter.join().expect("ends");
+        assert!(seen || event.is_set(), "the work is found, or an event");
+    });
+}
+
+#[test]
 fn two_permits_let_two_through() {
     loom::model(|| {
         let semaphore = Arc::new(RawSemaphore::default());

@@ -72,7 +72,14 @@ fn read_stat(pid: u32) -> io::Result<Stat> {
 #[cfg(not(miri))]
 fn read_stat(pid: u32) -> io::Result<Stat> {
     let mut text = [0u8; 1024];
-    let mut file = File::open(format!("/proc/{pid}/stat"))?;
+    // Of the process itself an emulator of programs (qemu-user) makes up what others read from the kernel; but
+    // not of its first thread, of which the kernel says the same.
+    let path = if pid == std::process::id() {
+        format!("/proc/{pid}/task/{pid}/stat")
+    } else {
+        format!("/proc/{pid}/stat")
+    };
+    let mut file = File::open(path)?;
     let mut length = 0;
     loop {
         match file.read(&mut text[length..]) {
@@ -122,6 +129,19 @@ mod tests {
         let start = start_time(pid).expect("has /proc");
         assert!(is_alive(pid, start));
         assert!(!is_alive(pid, start + 1));
+    }
+
+    #[test]
+    fn others_see_the_start_time_that_a_process_sees_itself() {
+        let pid = std::process::id();
+        let start = start_time(pid).expect("has /proc");
+        let child = crate::process::fork_running(|| i32::from(!is_alive(pid, start)));
+        let pidfd = crate::process::open_pidfd(child.expect("forks")).expect("is our child");
+        let pidfd = std::os::fd::AsFd::as_fd(&pidfd);
+        let ended = crate::poll::readable(pidfd, Some(std::time::Duration::from_secs(20)));
+        assert!(ended.expect("polls"), "did not end");
+        let end = crate::process::try_wait(pidfd, true).expect("is ours");
+        assert_eq!(end, Some(crate::process::Ended::Exited(0)));
     }
 
     #[test]

@@ -230,8 +230,8 @@ impl Mapping {
 }
 
 /// Bytes of a page.
-pub fn page_size() -> u64 {
-    rustix::param::page_size() as u64
+pub fn page_size() -> usize {
+    rustix::param::page_size()
 }
 
 /// The limit on this process's address space, if there is one.

@@ -89,7 +89,7 @@ pub(crate) fn own() -> u64 {
     let (Some(_), Some(resident), Some(shared)) = (pages.next(), pages.next(), pages.next()) else {
         return 0;
     };
-    resident.saturating_sub(shared) * procession_sys::memory::page_size()
+    resident.saturating_sub(shared) * procession_sys::memory::page_size() as u64
 }
 
 #[cfg(test)]

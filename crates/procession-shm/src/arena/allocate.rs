@@ -205,12 +205,13 @@ impl Arena {
     pub(super) fn count_free(&self, class: usize, more: i32) {
         // Wraps below zero and back: the claim may be counted before the freeing.
         let free = &self.class_state(class).free;
-        free.fetch_add(more as u32, Ordering::Relaxed);
+        // SYNC POINT with `claim_free`: what is counted is found free.
+        free.fetch_add(more as u32, Ordering::Release);
     }
 
     fn claim_free(&self, me: MemberId, class: usize) -> Option<u32> {
         let state = self.class_state(class);
-        let free = state.free.load(Ordering::Relaxed);
+        let free = state.free.load(Ordering::Acquire);
         if free as i32 <= 0 {
             return None;
         }
@@ -284,7 +285,7 @@ impl Arena {
     }
 
     fn carve(&self, size: usize) -> Option<usize> {
-        let align = size.min(PAGE);
+        let align = size.min(self.page);
         let top = &self.header().top;
         let mut seen = top.load(Ordering::Relaxed);
         loop {

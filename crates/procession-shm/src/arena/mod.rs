@@ -189,6 +189,8 @@ pub struct Arena {
     fd: OwnedFd,
     mapping: Mapping,
     geometry: Geometry,
+    /// Bytes of a page of the system: 4, 16 or 64 KiB.
+    page: usize,
     held: Mutex<HeldMap>,
 }
 
@@ -266,6 +268,7 @@ impl Arena {
             fd,
             mapping,
             geometry: Geometry::new(reserve),
+            page: memory::page_size(),
             held: Mutex::default(),
         }
     }

@@ -11,7 +11,7 @@ use super::{
     generation_of, slot_word, state_of, who_of,
 };
 use crate::crash::crash_point;
-use crate::geometry::{CLASSES, PAGE, PLANE, PLANES, class_size};
+use crate::geometry::{CLASSES, PLANE, PLANES, class_size};
 use crate::handle::{Handle, Kind};
 use crate::member::MemberId;
 use crate::{cell, parcel, ring};
@@ -169,8 +169,8 @@ impl Arena {
     /// The pages of a block, and of nothing else.
     fn pages(&self, handle: Handle) -> Option<(usize, usize)> {
         let (offset, length) = self.place(handle, Kind::Block).ok()?;
-        let whole = offset % PAGE == 0 && length >= PAGE;
-        whole.then(|| (offset, length.next_multiple_of(PAGE)))
+        let whole = offset.is_multiple_of(self.page) && length >= self.page;
+        whole.then(|| (offset, length.next_multiple_of(self.page)))
     }
 
     /// Sees the place of this block as the others do again. Also of one that is gone, for its slot has the
@@ -645,6 +645,26 @@ impl HeldStill<'_> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_block_that_may_become_a_process_s_own_has_its_pages_to_itself() {
+        for page in [4, 16, 64].map(|kib| kib << 10) {
+            let mut arena = Arena::create(64 << 20).expect("an arena");
+            arena.page = page;
+            let me = arena.enroll("me").expect("a member");
+            for length in [64, 64 << 10, 192, 100_000, 4096, 20_000, 1 << 20] {
+                let handle = arena.allocate(me, length, Kind::Block).expect("memory");
+                let (class, _) = arena.split(handle.slot).expect("is a slot");
+                match arena.pages(handle) {
+                    Some((offset, bytes)) => {
+                        assert_eq!((offset % page, bytes % page), (0, 0), "{length} of {page}");
+                        assert!((length..=class_size(class)).contains(&bytes));
+                    }
+                    None => assert!(length < page, "{length} of {page}"),
+                }
+            }
+        }
+    }
 
     #[test]
     fn what_one_that_leaves_takes_apart_is_left_to_it() {
