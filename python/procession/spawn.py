@@ -227,7 +227,7 @@ def get_preparation_data(name: str) -> dict[str, Any]:
         "sys_argv": sys.argv,
         "orig_dir": process.ORIGINAL_DIR,
         "dir": _working_directory(),
-        "start_method": context._default_context.get_start_method(),
+        "start_method": context._default_context.get_start_method(allow_none=True),
         "installed": _Installed() if _beside.installed() else None,
         "standard_key": _beside.secret(),
     }
@@ -342,7 +342,7 @@ def prepare(data: dict[str, Any]) -> None:
     if "orig_dir" in data:
         process.ORIGINAL_DIR = data["orig_dir"]
     if "start_method" in data:
-        context._force_start_method(data["start_method"])
+        context._default_context.set_start_method(data["start_method"], force=True)
     if data.get("standard_key") is not None:
         from . import _bootstrap
 
