@@ -240,6 +240,7 @@ def test_what_has_a_reducer_of_ours_by_value(ctx: Any) -> None:
         pool.apply(lambda: there.sendall(b"x"))
         assert numbers[:] == [9, 2]
         assert here.recv(1) == b"x"
+    resource_sharer.stop(20)
 
 
 LAZY = """
