@@ -24,6 +24,9 @@ else:
 
 __all__ = ["Popen"]
 
+#: Loaded before there is a child, even if Python puts off every import (`-X lazy_imports=all`).
+_LOADED = (_bootstrap, _imports, _interrupts, _null_input, process, reduction, util)
+
 
 class Popen:
     """A started child: its pid, its pidfd (`sentinel`) and, in the end, its exit code."""
