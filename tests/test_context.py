@@ -143,7 +143,7 @@ def test_method_is_settled_by_use(fresh: context.DefaultContext) -> None:
 def test_preload_takes_names(ctx: Any) -> None:
     with pytest.raises(TypeError, match="module_names must be a list of strings"):
         ctx.set_forkserver_preload([1, 2, 3])
-    with pytest.raises(ValueError, match="on_error must be .* not 'raise'"):
+    with pytest.raises(ValueError, match=r"on_error must be .* not 'raise'"):
         ctx.set_forkserver_preload(["json"], on_error="raise")
 
 
@@ -554,9 +554,7 @@ def test_logging() -> None:
         logger.setLevel(level)
         logger.removeHandler(handler)
     here = Path(__file__).name
-    assert stream.getvalue() == (
-        f"INFO {here} one 1\nDEBUG {here} two\nSUBWARNING {here} three\nWARNING {here} four\n"
-    )
+    assert stream.getvalue() == (f"INFO {here} one 1\nDEBUG {here} two\nSUBWARNING {here} three\nWARNING {here} four\n")
 
 
 def send_level(sender: Any) -> None:
