@@ -157,6 +157,7 @@ def _check_fork() -> None:
 
     Raises:
         PythonFinalizationError, RuntimeError: if the interpreter is shutting down.
+        DeprecationWarning: if there are threads, and this warning is an error, from Python 3.15 on.
     """
     sys.audit("os.fork")
     if sys.is_finalizing():
@@ -172,7 +173,9 @@ def _check_fork() -> None:
                 stacklevel=5,
             )
         except DeprecationWarning:
-            pass  # made an error: as with os.fork, that is no reason to have no child
+            # Made an error. To os.fork that is one from Python 3.15 on, by when it has forked.
+            if sys.version_info >= (3, 15):
+                raise
 
 
 def _has_threads() -> bool:
