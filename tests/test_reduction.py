@@ -119,13 +119,13 @@ def test_registered_reducers_are_ours_alone() -> None:
     class Special:
         pass
 
-    with pytest.raises(AttributeError):
+    with pytest.raises((AttributeError, pickle.PicklingError)):
         pickle.dumps(Special())
     reduction.register(Special, lambda obj: (int, (7,)))
     try:
         assert back(Special()) == 7
         assert reduction.ForkingPickler.loads(reduction.ForkingPickler.dumps([Special()])) == [7]
-        with pytest.raises(AttributeError):
+        with pytest.raises((AttributeError, pickle.PicklingError)):
             pickle.dumps(Special())
         reduction.register(Special, lambda obj: (int, (8,)))
         assert back(Special()) == 8
