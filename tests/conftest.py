@@ -38,8 +38,8 @@ PERSISTENT_PROCESSES = (
     "multiprocessing.forkserver",
 )
 
-# Descriptors that are opened once and kept, recognised by what they refer to. libffi, which ctypes is made of, keeps one
-# of its own file.
+# Descriptors that are opened once and kept, recognised by what they refer to. (libffi, which ctypes is made of, keeps
+# one of its own file.)
 PERSISTENT_DESCRIPTORS = ("/memfd:procession", "/libffi.so")
 
 # A fork server holds a few descriptors for good: its sockets, its lifeline, its pidfd.
