@@ -320,9 +320,10 @@ def _handle_preload(
                 if on_error == "fail":
                     raise
                 # A child that needs it will fail in its own name, where someone looks.
-                import traceback
+                if util._logger is not None:
+                    import traceback
 
-                util.debug("preloading %s failed: %s", name, traceback.format_exc())
+                    util.debug("preloading %s failed: %s", name, traceback.format_exc())
                 if on_error == "warn":
                     import warnings
 
