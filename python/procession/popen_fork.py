@@ -173,8 +173,9 @@ def _check_fork() -> None:
                 stacklevel=5,
             )
         except DeprecationWarning:
-            # Made an error. To os.fork that is one from Python 3.15 on, by when it has forked.
-            if sys.version_info >= (3, 15):
+            # Made an error. To os.fork that is one from Python 3.15 on, by when it has forked. The thread that keeps a
+            # pool's workers has nobody to tell.
+            if sys.version_info >= (3, 15) and _is_of_the_program():
                 raise
 
 
@@ -184,6 +185,14 @@ def _has_threads() -> bool:
     if threading is None:
         return True  # they were started by `_thread`
     return sum(not isinstance(thread, threading._DummyThread) for thread in threading.enumerate()) > 1
+
+
+def _is_of_the_program() -> bool:
+    """Return whether this thread is one of the program's, and not of the engine's."""
+    threading: Any = sys.modules.get("threading")
+    if threading is None:
+        return True
+    return type(threading._active.get(_thread.get_ident())) not in (type(None), threading._DummyThread)
 
 
 _FinalizationError: type[RuntimeError] = getattr(builtins, "PythonFinalizationError", RuntimeError)
