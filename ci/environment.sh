@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1
 venv_parent=${VENV_PARENT:-.}
 wheel_dir=${CARGO_TARGET_DIR:-target}/wheels
 default_venv=$venv_parent/.venv
-supported_pythons="3.11 3.12 3.13 3.14"
+supported_pythons="3.11 3.12 3.13 3.14 3.15"
 
 say() { printf '%s\n' "$*" >&2; }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# CPython's own tests of multiprocessing on procession: with each Python from 3.11 to 3.13 that is found and by each
+# CPython's own tests of multiprocessing on procession: with each Python from 3.11 to 3.15 that is found and by each
 # start method, or with --python VERSION that one. With --ci: the default Python alone, or the first other one that has
 # the tests, two classes at a time, with more time for each test; it is no failure then if none has them, since many
 # installations come without.
@@ -19,7 +19,7 @@ done
 # has_suite VENV: the tests are part of an installation that is complete, and are known for some versions.
 has_suite() {
     case $(python_version "$1/bin/python") in
-        3.11 | 3.12 | 3.13) "$1/bin/python" -c 'import test._test_multiprocessing' 2>/dev/null ;;
+        3.11 | 3.12 | 3.13 | 3.14 | 3.15) "$1/bin/python" -c 'import test._test_multiprocessing' 2>/dev/null ;;
         *) return 1 ;;
     esac
 }

@@ -38,8 +38,9 @@ PERSISTENT_PROCESSES = (
     "multiprocessing.forkserver",
 )
 
-# Descriptors that are opened once and kept, recognised by what they refer to.
-PERSISTENT_DESCRIPTORS = ("/memfd:procession",)
+# Descriptors that are opened once and kept, recognised by what they refer to. (libffi, which ctypes is made of, keeps
+# one of its own file.)
+PERSISTENT_DESCRIPTORS = ("/memfd:procession", "/libffi.so")
 
 # A fork server holds a few descriptors for good: its sockets, its lifeline, its pidfd.
 FORK_SERVER_DESCRIPTORS = 5
@@ -267,7 +268,7 @@ def descriptors() -> Counter[str]:
             target = os.readlink(f"/proc/self/fd/{name}")
         except FileNotFoundError:
             continue  # the one that listed the directory
-        if not target.startswith(PERSISTENT_DESCRIPTORS):
+        if not any(name in target for name in PERSISTENT_DESCRIPTORS):
             found[target] += 1
     return found
 

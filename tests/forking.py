@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -22,7 +23,10 @@ class Child:
     """A forked process that runs a function; what it raises is its exit code 1."""
 
     def __init__(self, body: Callable[[], object]) -> None:
-        self.pid = os.fork()
+        with warnings.catch_warnings():
+            # Threads of the engine hold nothing that a child needs.
+            warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
+            self.pid = os.fork()
         if self.pid == 0:
             code = 1
             try:

@@ -87,6 +87,29 @@ def test_default_method_is_pythons(fresh: context.DefaultContext, monkeypatch: p
     assert fresh.get_all_start_methods()[0] == default
 
 
+NOT_SETTLED = """
+import procession
+
+def look(sender):
+    sender.send(procession.get_start_method(allow_none=True))
+
+if __name__ == "__main__":
+    for method in ("spawn", "forkserver"):
+        ctx = procession.get_context(method)
+        receiver, sender = ctx.Pipe(duplex=False)
+        child = ctx.Process(target=look, args=(sender,))
+        child.start()
+        print(receiver.recv(), procession.get_start_method(allow_none=True))
+        child.join()
+    procession.set_start_method("fork")
+"""
+
+
+def test_a_context_does_not_settle_the_default(run_program: Programs) -> None:
+    outcome = run_program(NOT_SETTLED.lstrip()).check()
+    assert outcome.out == "spawn None\nforkserver None\n"
+
+
 def test_method_from_the_environment(fresh: context.DefaultContext, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROCESSION_START_METHOD", "forkserver")
     assert fresh.get_start_method(allow_none=True) is None
@@ -120,6 +143,8 @@ def test_method_is_settled_by_use(fresh: context.DefaultContext) -> None:
 def test_preload_takes_names(ctx: Any) -> None:
     with pytest.raises(TypeError, match="module_names must be a list of strings"):
         ctx.set_forkserver_preload([1, 2, 3])
+    with pytest.raises(ValueError, match=r"on_error must be .* not 'raise'"):
+        ctx.set_forkserver_preload(["json"], on_error="raise")
 
 
 PRELOAD = """
@@ -149,6 +174,65 @@ def test_preload(run_program: Programs) -> None:
     # The main module was imported by the server, and by nobody else.
     assert outcome.out == "imported __mp_main__\n(True, '__mp_main__', False)\n"
     assert outcome.err == ""
+
+
+PRELOAD_FAILS = """
+import os, signal, sys
+import procession
+from procession import forkserver
+from procession.pool import PoolBroken
+
+def start(ctx):
+    child = ctx.Process(target=print, args=("child",), kwargs={"flush": True})
+    try:
+        child.start()
+    except EOFError as error:
+        print(error, *error.__notes__, flush=True)
+    else:
+        child.join()
+
+if __name__ == "__main__":
+    ctx = procession.get_context("forkserver")
+    ctx.set_forkserver_preload(["not_there", "json"], on_error=sys.argv[1])
+    for _ in range(2):
+        start(ctx)
+    ctx.set_forkserver_preload(["json"], on_error="fail")
+    start(ctx)
+    with ctx.Pool(1) as pool:
+        worker = pool.apply(os.getpid)
+        os.environ["FAIL"] = "1"
+        ctx.set_forkserver_preload(["__main__"], on_error="fail")
+        forkserver._forkserver._stop()
+        os.kill(worker, signal.SIGKILL)
+        try:
+            pool.apply(abs, (-1,))
+        except PoolBroken as error:
+            print(error)
+elif "FAIL" in os.environ:
+    raise RuntimeError("not in the server")
+"""
+
+
+def test_preload_that_fails_is_passed_over(run_program: Programs) -> None:
+    outcome = run_program(PRELOAD_FAILS.lstrip(), "ignore").check()
+    assert outcome.out.startswith("child\nchild\nchild\n")
+    assert "not_there" not in outcome.err
+
+
+def test_preload_that_fails_is_warned_of(run_program: Programs) -> None:
+    outcome = run_program(PRELOAD_FAILS.lstrip(), "warn", options=["-W", "always::ImportWarning"]).check()
+    assert outcome.out.startswith("child\nchild\nchild\n")
+    assert outcome.err.count("ImportWarning: Failed to preload module 'not_there': No module named 'not_there'") == 1
+
+
+def test_preload_that_fails_ends_the_server(run_program: Programs) -> None:
+    outcome = run_program(PRELOAD_FAILS.lstrip(), "fail").check()
+    refused, again, child, broken = outcome.out.splitlines()
+    assert refused == again
+    assert "could not preload" in refused and "No module named 'not_there'" in refused and "standard error" in refused
+    assert child == "child"
+    assert "a worker can't be started" in broken and "RuntimeError: not in the server" in broken
+    assert outcome.err.count("ModuleNotFoundError: No module named 'not_there'") == 2
 
 
 @pytest.mark.parametrize("form", [str, os.fsencode, Path])
@@ -464,12 +548,13 @@ def test_logging() -> None:
         util.info("one %d", 1)
         util.debug("two")
         util.sub_warning("three")
+        util.warn("four")
         util.sub_debug("not this")
     finally:
         logger.setLevel(level)
         logger.removeHandler(handler)
     here = Path(__file__).name
-    assert stream.getvalue() == f"INFO {here} one 1\nDEBUG {here} two\nSUBWARNING {here} three\n"
+    assert stream.getvalue() == (f"INFO {here} one 1\nDEBUG {here} two\nSUBWARNING {here} three\nWARNING {here} four\n")
 
 
 def send_level(sender: Any) -> None:

@@ -5,6 +5,7 @@ They stand on the standard library's multiprocessing, which is loaded beside our
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,28 @@ with executor(1) as pool:
 
 def test_killed_worker_breaks_the_pool(start_method: str, run_program: Programs) -> None:
     assert run_program(KILLED, start_method).check().out == "broken\nbroken\n25\n"
+
+
+ENDED = program("""
+---
+for end in ("terminate_workers", "kill_workers"):
+    pool = executor(2)
+    assert list(pool.map(square, range(20), buffersize=3)) == [x * x for x in range(20)]
+    asleep = pool.submit(time.sleep, 60)
+    while not asleep.running():
+        time.sleep(0.01)
+    workers = list(pool._processes.values())
+    getattr(pool, end)()
+    print(type(asleep.exception(30)).__name__)
+    for worker in workers:
+        worker.join(30)
+        assert worker.exitcode is not None, worker
+""")
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="the executor has these methods from Python 3.14 on")
+def test_workers_are_ended(start_method: str, run_program: Programs) -> None:
+    assert run_program(ENDED, start_method).check().out == "BrokenProcessPool\nBrokenProcessPool\n"
 
 
 SLOW_TO_END = program("""

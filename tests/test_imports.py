@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,31 @@ def test_a_module_that_starts_a_process_while_it_is_imported(run_program: Progra
     main.write_text("import threading, starter\nprint(starter.process.exitcode)\n")
     # Its own thread's locks are the child's as well: it goes on with the module as it is.
     assert run_program(main).check().out == "child False\n0\n"
+
+
+ALL_LAZY = """
+import sys
+import procession
+
+def answer(lock, queue):
+    with lock:
+        queue.put(sys.flags.lazy_imports)
+
+if __name__ == "__main__":
+    ctx = procession.get_context(sys.argv[1])
+    lock, queue = ctx.Lock(), ctx.Queue()
+    child = ctx.Process(target=answer, args=(lock, queue))
+    child.start()
+    print(queue.get(timeout=30) == sys.flags.lazy_imports)
+    child.join()
+    with ctx.Pool(2) as pool, ctx.Manager() as manager:
+        print(pool.map(lambda x: x + 1, range(3)), manager.list([1]))
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 15), reason="Python 3.15 brought it")
+@pytest.mark.parametrize("how", [(), ("-m", "procession")])
+def test_every_import_is_lazy(how: tuple[str, ...], start_method: str, run_program: Programs) -> None:
+    outcome = run_program(ALL_LAZY.lstrip(), start_method, options=("-X", "lazy_imports=all", *how)).check()
+    assert outcome.out == "True\n[1, 2, 3] [1]\n"
+    assert outcome.err == ""

@@ -107,6 +107,7 @@ def test_dicts(manager: SyncManager) -> None:
     assert (d["a"], d.get("z"), d.get("z", 9), "b" in d, len(d)) == (1, None, 9, True, 2)
     assert (d.keys(), d.values(), d.items()) == (["a", "b"], [1, 2], [("a", 1), ("b", 2)])
     assert (list(d), list(reversed(d))) == (["a", "b"], ["b", "a"])
+    assert type(reversed(d)) is type(iter([]))  # what was there at that moment
     assert (d | {"c": 3}, {"c": 3} | d) == ({"a": 1, "b": 2, "c": 3}, {"c": 3, "a": 1, "b": 2})
     d |= {"c": 3}
     d.update(manager.dict(e=5), f=6)

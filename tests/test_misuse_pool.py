@@ -169,11 +169,13 @@ def test_what_is_no_function(pool: Pool) -> None:
         pool.map(square, 5)  # type: ignore[arg-type]
 
 
-def test_a_result_that_cant_be_pickled(pool: Pool) -> None:
+def test_a_result_that_cant_be_pickled() -> None:
     errors: list[BaseException] = []
-    result = pool.apply_async(make_lambda, error_callback=errors.append)
-    with pytest.raises(MaybeEncodingError, match="Error sending result: '<function make_lambda") as raised:
-        result.get(10)
+    # By fork: other children of `python -m pytest` have no main module, and send by value.
+    with procession.get_context("fork").Pool(1) as pool:
+        result = pool.apply_async(make_lambda, error_callback=errors.append)
+        with pytest.raises(MaybeEncodingError, match="Error sending result: '<function make_lambda") as raised:
+            result.get(10)
     assert errors == [raised.value]
     assert "lambda" in raised.value.value and raised.value.exc
 

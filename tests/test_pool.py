@@ -1019,6 +1019,7 @@ def in_child_of(pool: Pool, done: Any) -> None:
     done.put(problems)
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_forked_child_leaves_its_parents_pool_alone() -> None:
     context = procession.get_context("fork")
     with context.Pool(2) as pool:

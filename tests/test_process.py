@@ -789,3 +789,32 @@ def test_flags_of_the_interpreter_are_passed_on(options: str, loads: bool, run_p
 
 
 PLACE = os.path.dirname(os.path.dirname(procession.__file__))
+
+
+WITH_A_THREAD = """
+import threading, procession
+
+if __name__ == "__main__":
+    end = threading.Event()
+    thread = threading.Thread(target=end.wait)
+    thread.start()
+    child = procession.get_context("fork").Process(target=print, args=("child",))
+    try:
+        child.start()
+        child.join()
+    except DeprecationWarning as warning:
+        print(child.pid, procession.active_children(), warning)
+    end.set()
+"""
+
+
+@pytest.mark.parametrize("action", ["default", "error"])
+def test_fork_with_threads_is_warned_of(action: str, run_program: Programs) -> None:
+    """As by `os.fork`, from Python 3.12 on; from 3.15 on it can be made an error. There is no child then."""
+    outcome = run_program(WITH_A_THREAD.lstrip(), options=["-W", f"{action}::DeprecationWarning"]).check()
+    words = "is multi-threaded, use of fork() may lead to deadlocks in the child"
+    if action == "error" and sys.version_info >= (3, 15):
+        assert outcome.out.startswith("None [] This process (pid=") and words in outcome.out
+    else:
+        assert outcome.out == "child\n"
+        assert (words in outcome.err) == (action == "default" and sys.version_info >= (3, 12))

@@ -8,6 +8,7 @@ import io
 import os
 import pickle
 import socket
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -118,13 +119,13 @@ def test_registered_reducers_are_ours_alone() -> None:
     class Special:
         pass
 
-    with pytest.raises(AttributeError):
+    with pytest.raises((AttributeError, pickle.PicklingError)):
         pickle.dumps(Special())
     reduction.register(Special, lambda obj: (int, (7,)))
     try:
         assert back(Special()) == 7
         assert reduction.ForkingPickler.loads(reduction.ForkingPickler.dumps([Special()])) == [7]
-        with pytest.raises(AttributeError):
+        with pytest.raises((AttributeError, pickle.PicklingError)):
             pickle.dumps(Special())
         reduction.register(Special, lambda obj: (int, (8,)))
         assert back(Special()) == 8
@@ -231,6 +232,48 @@ def test_large_buffers_by_value() -> None:
     assert function() == 1 and len(copy) == 100_000
 
 
+def test_what_has_a_reducer_of_ours_by_value(ctx: Any) -> None:
+    numbers = procession.RawArray("i", [1, 2])
+    here, there = socket.socketpair()
+    with here, there, ctx.Pool(1) as pool:
+        pool.apply(lambda: numbers.__setitem__(0, 9))
+        pool.apply(lambda: there.sendall(b"x"))
+        assert numbers[:] == [9, 2]
+        assert here.recv(1) == b"x"
+    resource_sharer.stop(20)
+
+
+LAZY = """
+lazy import json
+lazy import xml.dom.minidom
+lazy from collections import OrderedDict
+lazy import not_there
+import sys
+import procession
+
+def named(x):
+    return json.dumps(OrderedDict(a=x))
+
+if __name__ == "__main__":
+    with procession.get_context(sys.argv[1]).Pool(1) as pool:
+        print(pool.apply(named, (1,)), pool.apply(lambda: json.dumps(OrderedDict(a=2))))
+        print(pool.apply(lambda: xml.dom.minidom.parseString("<a/>").documentElement.tagName))
+        try:
+            pool.apply(lambda: not_there)
+        except Exception as error:
+            print(error)
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 15), reason="`lazy import` came with Python 3.15")
+def test_lazy_imports_by_value(start_method: str, run_program: Programs) -> None:
+    outcome = run_program(LAZY.lstrip(), start_method).check()
+    by_name, submodule, error = outcome.out.splitlines()
+    assert by_name == '{"a": 1} {"a": 2}'
+    assert submodule == "a"
+    assert "No module named 'not_there'" in error
+
+
 def test_results_by_name_only() -> None:
     with pytest.raises((AttributeError, pickle.PicklingError), match="lambda"):
         reduction.dumps_result(lambda: 1)
@@ -248,8 +291,6 @@ def test_what_cannot_be_pickled_at_all() -> None:
 
 
 def test_without_cloudpickle(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     monkeypatch.setattr(reduction, "_cloud", None)
     monkeypatch.setitem(sys.modules, "cloudpickle", None)
     with pytest.raises((AttributeError, pickle.PicklingError)) as caught:

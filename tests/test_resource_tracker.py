@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import uuid
 
 import pytest
 
@@ -34,6 +35,26 @@ def test_leaks_are_unlinked_and_told(how: str, run_program: Programs) -> None:
     assert not os.path.exists(f"/dev/shm/{name}")
     told = f"There appear to be 1 leaked shared_memory objects to clean up at shutdown: /{name}"
     assert (told in outcome.err) == (how != "unlink")
+
+
+ODD_NAMES = """
+import sys
+from procession.shared_memory import SharedMemory
+
+for name in eval(sys.argv[1]):
+    kept, gone = SharedMemory(name, create=True, size=10), SharedMemory(name + "2", create=True, size=10)
+    gone.unlink()
+    kept.close(), gone.close()
+"""
+
+
+def test_names_of_any_characters(run_program: Programs) -> None:
+    names = [f"{uuid.uuid4().hex}{odd}" for odd in (":b:", "\nline\n", " ", "\u20ac")]
+    names.append(uuid.uuid4().hex * 7 + "\u20ac" * 10)  # 254 bytes
+    outcome = run_program(ODD_NAMES.lstrip(), ascii(names)).check()
+    assert "There appear to be 5 leaked shared_memory objects" in outcome.err
+    assert "Traceback" not in outcome.err and "Errno" not in outcome.err
+    assert not [name for name in os.listdir("/dev/shm") if name.startswith(tuple(n[:32] for n in names))]
 
 
 FROM_A_CHILD = """

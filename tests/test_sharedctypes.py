@@ -114,8 +114,13 @@ def test_locks() -> None:
             make("i", 5, lock="no lock")
     with pytest.raises(TypeError):
         sharedctypes.synchronized(value)
-    with pytest.raises(TypeError, match="'z'"):
-        procession.Value("z")
+    for wrong in ("z", int, None):
+        for make in (procession.Value, procession.RawValue):
+            with pytest.raises(TypeError, match=f"bad typecode {wrong!r}"):
+                make(wrong)
+        for make in (procession.Array, procession.RawArray):
+            with pytest.raises(TypeError, match=f"bad typecode {wrong!r}"):
+                make(wrong, 1)
     assert "wrapper" in repr(value)
 
 

@@ -3,7 +3,7 @@
     import procession as multiprocessing
 
 runs a program on this package; `procession.install()` or `python -m procession PROGRAM.py`
-do so without a change to it. What is documented for `multiprocessing`, through Python 3.14,
+do so without a change to it. What is documented for `multiprocessing`, through Python 3.15,
 is here; what is better, the docstrings say where it is.
 
 `PROCESSION_START_METHOD` in the environment sets the start method to use where a program

@@ -109,7 +109,7 @@ def _run_file(args: list[str]) -> None:
     module = _fresh_main()
     from importlib.machinery import SourceFileLoader
 
-    module.__dict__.update(__file__=full, __cached__=None, __loader__=SourceFileLoader("__main__", full))
+    module.__dict__.update(__file__=full, __loader__=SourceFileLoader("__main__", full))
     _run(lambda: exec(spawn.read_code(full), module.__dict__))
 
 
@@ -138,11 +138,12 @@ def _set_first_path(directory: str) -> None:
 def _fresh_main() -> types.ModuleType:
     """Replace the main module, which is this one, by an empty one for the program."""
     module = types.ModuleType("__main__")
-    before = sys.modules["__main__"]
     module.__dict__.update(__builtins__=sys.modules["builtins"], __spec__=None)
-    if "__annotations__" in before.__dict__:  # as every main module had it before Python 3.14
-        module.__dict__.update(__annotations__={})
-    _kept.append(before)
+    if sys.version_info < (3, 14):
+        module.__dict__.update(__annotations__={})  # every main module had it
+    if sys.version_info < (3, 15):
+        module.__dict__.update(__cached__=None)
+    _kept.append(sys.modules["__main__"])
     sys.modules["__main__"] = sys.modules["__mp_main__"] = module
     return module
 

@@ -31,7 +31,6 @@ from . import (
     _pool_worker,  # noqa: F401  (warm, for the children)
     _procession,
     popen_forkserver,
-    process,
     reduction,  # noqa: F401  (warm, for the children)
     spawn,
     util,
@@ -43,6 +42,7 @@ from .forkserver import (
     STOP,
     _forkserver,
     _from_fd,
+    _handle_preload,
     _pair,
     _receive,
     _send,
@@ -82,7 +82,7 @@ def serve(listen: _socket.socket, control: _socket.socket, alive: int, data: byt
     for fd in (listen.fileno(), control.fileno(), alive):
         os.set_inheritable(fd, False)
     _forkserver._inherit(control)
-    _preload(_procession.unpack(data))
+    _preload(_procession.unpack(data), listen, alive)
     service = _Service(listen, alive)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     signal.set_wakeup_fd(service.wakeup_fd, warn_on_full_buffer=False)
@@ -328,32 +328,41 @@ def _try_send(sock: _socket.socket, message: bytes) -> None:
         pass  # the requester has ended
 
 
-def _preload(data: dict[str, Any]) -> None:
+def _preload(data: dict[str, Any], listen: _socket.socket, alive: int) -> None:
     """Import what the program asked for, as far as it can be imported."""
     prep: dict[str, Any] = data["prep"]
     main = {key: prep.pop(key, None) for key in ("init_main_from_name", "init_main_from_path")}
     prep.pop("log_to_stderr", None)  # each child adds a handler of its own
     spawn.prepare(prep)
-    process.current_process()._inheriting = True  # type: ignore[attr-defined]
     try:
-        for name in data["preload"]:
-            try:
-                if name != "__main__":
-                    __import__(name)
-                elif main["init_main_from_name"] is not None:
-                    spawn._fixup_main_from_name(main["init_main_from_name"])
-                elif main["init_main_from_path"] is not None:
-                    spawn._fixup_main_from_path(main["init_main_from_path"])
-            except ImportError:
-                pass
-            except (Exception, SystemExit):
-                # A child that needs it will fail in its own name, where someone looks.
-                import traceback
+        _handle_preload(
+            data["preload"],
+            main_path=main["init_main_from_path"],
+            main_name=main["init_main_from_name"],
+            on_error=data["on_error"],
+        )
+    except BaseException as error:
+        _refuse(listen, alive, error)
 
-                util.debug("preloading %s failed: %s", name, traceback.format_exc())
-    finally:
-        del process.current_process()._inheriting  # type: ignore[attr-defined]
+
+def _refuse(listen: _socket.socket, alive: int, error: BaseException) -> NoReturn:
+    """Tell why nothing can be preloaded, here and to the first who asks for a child, and end."""
+    import traceback
+
+    traceback.print_exception(error)
     util._flush_std_streams()
+    poll = select.poll()
+    poll.register(listen, select.POLLIN)
+    poll.register(alive, select.POLLIN)
+    if any(fd == listen.fileno() for fd, _event in poll.poll()):
+        _message, fds = _receive(listen, REQUEST.size, 1)
+        text = "".join(traceback.format_exception_only(error)).strip()
+        for fd in fds:
+            far_end = _from_fd(fd)
+            _try_send(far_end, b"\2" + text.encode(errors="replace")[:4000])
+            far_end.close()
+    _procession.leave()
+    os._exit(1)
 
 
 def _freeze() -> None:

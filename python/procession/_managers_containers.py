@@ -150,10 +150,7 @@ class DictProxy(BaseProxy, _DictOf[_K, _V]):
         "__reversed__", "__ror__", "__setitem__", "clear", "copy", "fromkeys", "get", "items",
         "keys", "pop", "popitem", "setdefault", "update", "values",
     )  # fmt: skip
-    _method_to_typeid_: ClassVar[dict[str, str]] = {
-        "__iter__": "Iterator",
-        "__reversed__": "Iterator",
-    }
+    _method_to_typeid_: ClassVar[dict[str, str]] = {"__iter__": "Iterator"}
 
     def __contains__(self, key: object) -> bool:
         return bool(self._callmethod("__contains__", (key,)))

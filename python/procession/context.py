@@ -243,11 +243,15 @@ class BaseContext(_Rooted):
 
         set_executable(executable)
 
-    def set_forkserver_preload(self, module_names: list[str]) -> None:
-        """Have the fork server import these modules before it forks children."""
+    def set_forkserver_preload(self, module_names: list[str], *, on_error: str = "ignore") -> None:
+        """Have the fork server import these modules before it forks children.
+
+        `on_error` says what comes of a module that can't be imported: "ignore", "warn" or "fail"; see
+        `ForkServer.set_forkserver_preload`.
+        """
         from .forkserver import set_forkserver_preload
 
-        set_forkserver_preload(module_names)
+        set_forkserver_preload(module_names, on_error=on_error)
 
     def get_context(self, method: str | None = None) -> BaseContext:
         """Return the context of a start method; without one, this context.

@@ -26,7 +26,7 @@ import os
 import select
 import struct
 
-from . import _pidfd, _procession, spawn, util
+from . import _pidfd, _procession, process, spawn, util
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ FORK, STATUS, STOP = 1, 2, 3
 REQUEST = struct.Struct("=BQ")
 #: The exit status of a child, and whether it is known.
 STATUS_REPLY = struct.Struct("=iB")
-#: A child's first word: 1 and its pid. (The server's, if it can't fork: 0 and text.)
+#: A child's first word: 1 and its pid. (The server's, if it can't fork: 0 and text; if it ends because it could not
+#: preload what it should: 2 and text.)
 HELLO = struct.Struct("=BI")
 
 
@@ -64,6 +65,7 @@ class ForkServer:
         self._lock = _thread.allocate_lock()
         self._forget()
         self._preload_modules: list[str] = ["__main__"]
+        self._preload_on_error = "ignore"
 
     def _forget(self) -> None:
         self._forkserver_pid: int | None = None
@@ -71,18 +73,27 @@ class ForkServer:
         self._seat: int | None = None
         self._socket: _socket.socket | None = None
 
-    def set_forkserver_preload(self, modules_names: list[str]) -> None:
+    def set_forkserver_preload(self, modules_names: list[str], *, on_error: str = "ignore") -> None:
         """Have the server import these modules when it starts.
 
-        `__main__` is the program's main module. A module that can't be imported is passed
-        over. Without effect on a server that runs already.
+        Without effect on a server that runs already.
+
+        Args:
+            modules_names: `__main__` is the program's main module.
+            on_error: what comes of a module that can't be imported. "ignore": it is passed over;
+                "warn": that too, with an `ImportWarning` from the server; "fail": the server ends,
+                and `Process.start()` raises an `EOFError` that says why.
 
         Raises:
             TypeError: if it isn't a list of strings.
+            ValueError: for any other `on_error`.
         """
         if not all(type(name) is str for name in modules_names):
             raise TypeError("module_names must be a list of strings")
+        if on_error not in ("ignore", "warn", "fail"):
+            raise ValueError(f"on_error must be 'ignore', 'warn', or 'fail', not {on_error!r}")
         self._preload_modules = list(modules_names)
+        self._preload_on_error = on_error
 
     def ensure_running(self) -> None:
         """Start the server, unless it runs."""
@@ -140,6 +151,7 @@ class ForkServer:
         try:
             data = {
                 "preload": self._preload_modules,
+                "on_error": self._preload_on_error,
                 "prep": spawn.get_preparation_data("forkserver"),
             }
             parcel = _procession.pack(data)
@@ -287,6 +299,39 @@ _inherited_fds: list[int] | None = None
 def get_inherited_fds() -> list[int]:
     """Return the descriptors that the requester sent to this child."""
     return _inherited_fds or []
+
+
+def _handle_preload(
+    preload: list[str], main_path: str | None = None, main_name: str | None = None, on_error: str = "ignore"
+) -> None:
+    """Import what children are to find imported; `on_error` as for `set_forkserver_preload`."""
+    current = process.current_process()
+    current._inheriting = True  # type: ignore[attr-defined]
+    try:
+        for name in preload:
+            try:
+                if name != "__main__":
+                    __import__(name)
+                elif main_name is not None:
+                    spawn._fixup_main_from_name(main_name)
+                elif main_path is not None:
+                    spawn._fixup_main_from_path(main_path)
+            except (Exception, SystemExit) as error:
+                if on_error == "fail":
+                    raise
+                # A child that needs it will fail in its own name, where someone looks.
+                if util._logger is not None:
+                    import traceback
+
+                    util.debug("preloading %s failed: %s", name, traceback.format_exc())
+                if on_error == "warn":
+                    import warnings
+
+                    what = f"module {name!r}" if name != "__main__" else f"__main__ from {main_name or main_path!r}"
+                    warnings.warn(f"Failed to preload {what}: {error}", ImportWarning, stacklevel=2)
+    finally:
+        del current._inheriting  # type: ignore[attr-defined]
+    util._flush_std_streams()
 
 
 def main(arena: int, seat: int, listen: int, control: int, alive: int, data: str) -> NoReturn:

@@ -24,6 +24,9 @@ else:
 
 __all__ = ["Popen"]
 
+#: Loaded before there is a child, even if Python puts off every import (`-X lazy_imports=all`).
+_LOADED = (_bootstrap, _imports, _interrupts, _null_input, process, reduction, util)
+
 
 class Popen:
     """A started child: its pid, its pidfd (`sentinel`) and, in the end, its exit code."""
@@ -154,6 +157,7 @@ def _check_fork() -> None:
 
     Raises:
         PythonFinalizationError, RuntimeError: if the interpreter is shutting down.
+        DeprecationWarning: if there are threads, and this warning is an error, from Python 3.15 on.
     """
     sys.audit("os.fork")
     if sys.is_finalizing():
@@ -169,7 +173,10 @@ def _check_fork() -> None:
                 stacklevel=5,
             )
         except DeprecationWarning:
-            pass  # made an error: as with os.fork, that is no reason to have no child
+            # Made an error. To os.fork that is one from Python 3.15 on, by when it has forked. The thread that keeps a
+            # pool's workers has nobody to tell.
+            if sys.version_info >= (3, 15) and _is_of_the_program():
+                raise
 
 
 def _has_threads() -> bool:
@@ -178,6 +185,14 @@ def _has_threads() -> bool:
     if threading is None:
         return True  # they were started by `_thread`
     return sum(not isinstance(thread, threading._DummyThread) for thread in threading.enumerate()) > 1
+
+
+def _is_of_the_program() -> bool:
+    """Return whether this thread is one of the program's, and not of the engine's."""
+    threading: Any = sys.modules.get("threading")
+    if threading is None:
+        return True
+    return type(threading._active.get(_thread.get_ident())) not in (type(None), threading._DummyThread)
 
 
 _FinalizationError: type[RuntimeError] = getattr(builtins, "PythonFinalizationError", RuntimeError)

@@ -82,7 +82,13 @@ class Popen(popen_spawn_posix.Popen):
             if hello[0] == 1 and len(hello) == size and fds:
                 return conversation, forkserver.HELLO.unpack(hello)[1], fds[0]
             conversation.close()
-            raise OSError(f"the fork server cannot fork: {hello[1:].decode(errors='replace')}")
+            text = hello[1:].decode(errors="replace")
+            if hello[0] == 2:
+                server._stop()
+                error = EOFError(f"the fork server has ended, since it could not preload what it should: {text}")
+                error.add_note("Forkserver process may have crashed: it wrote the traceback to its standard error")
+                raise error
+            raise OSError(f"the fork server cannot fork: {text}")
         raise OSError(f"the fork server has ended {TRIES} times before it had started a process")
 
     def _send_job(self, conversation: socket) -> None:

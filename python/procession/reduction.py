@@ -323,18 +323,22 @@ def _by_value(obj: object, *, in_one_piece: bool = False, reducers: Mapping[type
 
 
 def _make_cloud_pickler(cloudpickle: ModuleType) -> Any:
+    import types
     from collections import ChainMap
     from types import FunctionType
 
     from . import _inherited
 
+    if hasattr(types, "LazyImportType"):
+        register(types.LazyImportType, _reduce_lazy_import)
+
     class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc, name-defined]
         """cloudpickle, with our reducers, which leaves to name what the child can import."""
 
         def __init__(self, file: Any, protocol: int, buffer_callback: Any, reducers: Mapping[type, Reducer]) -> None:
+            # Before what reads it once and for all.
+            self.dispatch_table = ChainMap({**_table(), **reducers}, cloudpickle.Pickler.dispatch_table)
             super().__init__(file, protocol=protocol, buffer_callback=buffer_callback)
-            theirs = cloudpickle.Pickler.dispatch_table
-            self.dispatch_table = ChainMap({**_table(), **reducers}, theirs)
             self._importable = _main_is_importable()
 
         def reducer_override(self, obj: Any) -> Any:
@@ -357,6 +361,15 @@ def _make_cloud_pickler(cloudpickle: ModuleType) -> Any:
             return reduced
 
     return CloudPickler
+
+
+def _reduce_lazy_import(lazy: Any) -> tuple[Any, ...]:
+    """Send what a `lazy import` of Python 3.15 stands for: a global that a function uses may not have been used yet."""
+    return _itself, (lazy.resolve(),)
+
+
+def _itself(obj: Any) -> Any:
+    return obj
 
 
 def _found_by_name(obj: Any) -> bool:

@@ -101,13 +101,17 @@ class ResourceTracker:
     def _check_alive(self) -> bool:
         assert self._fd is not None
         try:
-            os.write(self._fd, b"PROBE:0:noop\n")
+            os.write(self._fd, b"PROBE:noop:\n")
         except OSError:
             return False
         return True
 
     def _send(self, command: str, name: str, rtype: str) -> None:
-        message = f"{command}:{name}:{rtype}\n".encode("ascii")
+        from binascii import b2a_base64
+
+        # A name may have any character but NUL: colons, ends of lines.
+        encoded = b2a_base64(os.fsencode(name), newline=False).decode()
+        message = f"{command}:{rtype}:{encoded}\n".encode()
         if len(message) > _LONGEST:
             raise ValueError(f"name too long to be tracked: {len(name)} characters")
         self.ensure_running()
@@ -202,8 +206,11 @@ def main(fd: int, waits_for: int | None = None) -> NoReturn:
 
 def _note(line: bytes, kept: dict[str, set[str]]) -> bool:
     """Take down one message; return whether it made sense."""
+    from binascii import a2b_base64
+
     try:
-        command, name, rtype = line.strip().decode("ascii").split(":")
+        command, rtype, encoded = line.decode("ascii").rstrip("\n").split(":")
+        name = os.fsdecode(a2b_base64(encoded))
         if command == "REGISTER":
             kept[rtype].add(name)
         elif command == "UNREGISTER":

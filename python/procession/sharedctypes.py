@@ -78,15 +78,16 @@ def RawArray(typecode_or_type: str | type[Any], size_or_initializer: int | Itera
 
 
 def _ctype(typecode_or_type: str | type[Any]) -> Any:
+    found: Any = typecode_or_type
     if isinstance(typecode_or_type, str):
-        try:
-            return typecode_to_type[typecode_or_type]
-        except KeyError:
-            raise TypeError(
-                f"{typecode_or_type!r} is not a type code: expected one of "
-                f"{' '.join(typecode_to_type)}, or a ctypes type"
-            ) from None
-    return typecode_or_type
+        found = typecode_to_type.get(typecode_or_type)
+    try:
+        ctypes.sizeof(found)
+    except TypeError:
+        raise TypeError(
+            f"bad typecode {typecode_or_type!r}: expected a ctypes type, or one of {' '.join(typecode_to_type)}"
+        ) from None
+    return found
 
 
 def _new_object(type_: Any) -> Any:

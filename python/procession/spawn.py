@@ -227,7 +227,7 @@ def get_preparation_data(name: str) -> dict[str, Any]:
         "sys_argv": sys.argv,
         "orig_dir": process.ORIGINAL_DIR,
         "dir": _working_directory(),
-        "start_method": context._default_context.get_start_method(),
+        "start_method": context._default_context.get_start_method(allow_none=True),
         "installed": _Installed() if _beside.installed() else None,
         "standard_key": _beside.secret(),
     }
@@ -342,7 +342,7 @@ def prepare(data: dict[str, Any]) -> None:
     if "orig_dir" in data:
         process.ORIGINAL_DIR = data["orig_dir"]
     if "start_method" in data:
-        context._force_start_method(data["start_method"])
+        context._default_context.set_start_method(data["start_method"], force=True)
     if data.get("standard_key") is not None:
         from . import _bootstrap
 
@@ -390,12 +390,11 @@ def _fixup_main_from_name(mod_name: str) -> None:
     module = type(sys)("__mp_main__")
     module.__dict__.update(
         __file__=spec.origin,
-        __cached__=spec.cached,
         __loader__=loader,
         __package__=spec.parent,
         __spec__=spec,
     )
-    _run_as_main(module, loader.get_code(mod_name))
+    _run_as_main(module, loader.get_code(mod_name), spec.cached)
 
 
 def _fixup_main_from_path(main_path: str) -> None:
@@ -407,7 +406,7 @@ def _fixup_main_from_path(main_path: str) -> None:
     if getattr(main, "__file__", None) == main_path:
         return  # preloaded by the fork server, or forked
     module = type(sys)("__mp_main__")
-    module.__dict__.update(__file__=main_path, __cached__=None, __package__="", __spec__=None)
+    module.__dict__.update(__file__=main_path, __package__="", __spec__=None)
     _run_as_main(module, read_code(main_path))
 
 
@@ -431,8 +430,10 @@ def read_code(path: str) -> CodeType:
     return compile(source, path, "exec", dont_inherit=True)
 
 
-def _run_as_main(module: ModuleType, code: CodeType) -> None:
+def _run_as_main(module: ModuleType, code: CodeType, cached: str | None = None) -> None:
     module.__dict__["__builtins__"] = sys.modules["builtins"]
+    if sys.version_info < (3, 15):
+        module.__dict__["__cached__"] = cached
     before = sys.modules["__main__"]
     # In place while it runs: it may look for itself, and its classes be pickled.
     sys.modules["__main__"] = sys.modules["__mp_main__"] = module

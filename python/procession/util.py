@@ -40,6 +40,7 @@ __all__ = [
     "set_deadlock_timeout",
     "sub_debug",
     "sub_warning",
+    "warn",
 ]
 
 # Logging: silent, and `logging` not even imported, until someone asks for the logger.
@@ -80,6 +81,12 @@ def sub_warning(msg: str, *args: object) -> None:
     """Log between INFO and WARNING, if the package's logger is in use."""
     if _logger is not None:
         _logger.log(SUBWARNING, msg, *args, stacklevel=2)
+
+
+def warn(msg: str, *args: object) -> None:
+    """Log at level WARNING, if the package's logger is in use."""
+    if _logger is not None:
+        _logger.log(WARNING, msg, *args, stacklevel=2)
 
 
 def get_logger() -> logging.Logger:

@@ -10,7 +10,7 @@ package is nowhere on its path, whatever the options.
     lib/python3.X/NAME              -> the same in the real standard library
     lib/python3.X/multiprocessing/  the stub
     lib/python3.X/procession        -> the package under test, and what it needs beside it
-    lib/python3.X/suite_METHOD.py   CPython's tests, set up for a start method
+    lib/python3.X/suite_METHOD.py   CPython's tests, set up for a start method, with those that are for it alone
 """
 
 from __future__ import annotations
@@ -45,6 +45,9 @@ from test._test_multiprocessing import install_tests_in_module_dict
 install_tests_in_module_dict(globals(), {method!r})
 """
 
+# The modules of test.test_multiprocessing_METHOD that hold nothing but what TESTS takes in one go.
+SHARES = ("test_manager", "test_misc", "test_processes", "test_threads")
+
 
 class StandIn:
     """The installation, made in an empty directory; with `standard`, one whose multiprocessing is the real one."""
@@ -62,7 +65,9 @@ class StandIn:
             if entry.name != "site-packages" and (standard or entry.name != "multiprocessing"):
                 (self.lib / entry.name).symlink_to(entry.resolve())
         for method in START_METHODS:
-            (self.lib / f"suite_{method}.py").write_text(TESTS.format(method=method))
+            more = sorted(path.stem for path in (real / "test" / f"test_multiprocessing_{method}").glob("test_*.py"))
+            imports = [f"from test.test_multiprocessing_{method}.{m} import *\n" for m in more if m not in SHARES]
+            (self.lib / f"suite_{method}.py").write_text(TESTS.format(method=method) + "".join(imports))
         if standard:
             self.package = (real / "multiprocessing").resolve()
             return

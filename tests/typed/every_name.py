@@ -108,7 +108,7 @@ def contexts() -> None:
         assert_type(ctx.get_start_method(), str | None)
     assert issubclass(context.DefaultContext, context.BaseContext)
     procession.set_executable(sys.executable)
-    procession.set_forkserver_preload(["json"])
+    procession.set_forkserver_preload(["json"], on_error="warn")
     procession.freeze_support()
     procession.allow_connection_pickling()
     assert procession.reducer is reduction
@@ -384,7 +384,7 @@ def insides() -> None:
     assert util.get_deadlock_timeout() == 60
     util.set_deadlock_timeout(None)
     assert logger is procession.get_logger() and util.SUBDEBUG < util.SUBWARNING
-    for log in (util.sub_debug, util.debug, util.info, util.sub_warning):
+    for log in (util.sub_debug, util.debug, util.info, util.sub_warning, util.warn):
         log("nobody listens to %s", log)
     util.register_after_fork(finalizer, repr)
     with util.ForkAwareThreadLock():
