@@ -109,7 +109,7 @@ def cancelled(function: object, part: str) -> BaseException:
 
 
 def _foreign(function: object) -> BaseException:
-    """Return the error of a result in a forked child, which has none of the threads that see to it, only their locks."""
+    """Return the error of a result in a forked child: the threads that see to it are not there, only their locks."""
     return exception_of(TERMINATED, None, function, "", None)
 
 
