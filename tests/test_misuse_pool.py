@@ -169,6 +169,7 @@ def test_what_is_no_function(pool: Pool) -> None:
         pool.map(square, 5)  # type: ignore[arg-type]
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_result_that_cant_be_pickled() -> None:
     errors: list[BaseException] = []
     # By fork: other children of `python -m pytest` have no main module, and send by value.
