@@ -17,7 +17,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use procession_engine::{Patience, Queue};
 use rustix::event::{EventfdFlags, eventfd};
@@ -26,8 +26,10 @@ use rustix::event::{EventfdFlags, eventfd};
 const OTHERS: Duration = Duration::from_millis(20);
 /// While there are none: how long the thread may sleep without looking whether it is still needed.
 const NEEDED: Duration = Duration::from_millis(50);
-/// How long the end of a process waits at most for others to see what it has put.
-const LINGER: Duration = Duration::from_millis(500);
+/// So often, and this long each time, the end of a process waits for others to see what it has put: half a second, and
+/// longer on a machine so busy, or stopped, that they don't come to see anything either.
+const LINGERS: u32 = 5_000;
+const LINGER: Duration = Duration::from_micros(100);
 
 /// Queues whose watchers had not seen yet what this process has put. Locked for a moment with the
 /// interpreter held, so never across a fork.
@@ -55,9 +57,11 @@ fn note_overlooked(queue: &Queue) {
 /// Waits until all that this process has put is shown by those who watch the queues.
 pub(crate) fn linger() {
     let queues = mem::take(&mut *overlooked());
-    let deadline = Instant::now() + LINGER;
-    while queues.iter().any(Queue::is_overlooked) && Instant::now() < deadline {
-        thread::sleep(Duration::from_micros(100));
+    for _ in 0..LINGERS {
+        if !queues.iter().any(Queue::is_overlooked) {
+            break;
+        }
+        thread::sleep(LINGER);
     }
 }
 
