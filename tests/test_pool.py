@@ -249,6 +249,13 @@ def test_a_result_is_an_object_like_any_other(make_pool: Callable[..., Any]) -> 
         gone = weakref.ref(asking.result), weakref.ref(asking)
         del asking
         wait_until(lambda gone=gone: gc.collect() >= 0 and gone[0]() is gone[1]() is None, "the cycle is collected")
+    threshold = gc.get_threshold()
+    gc.set_threshold(3)
+    try:
+        results = [pool.apply_async(square, (x,)) for x in range(200)]
+    finally:
+        gc.set_threshold(*threshold)
+    assert [result.get(LIMIT) for result in results] == [x * x for x in range(200)]
     with pytest.raises(RuntimeError, match="only a pool makes them"):
         ApplyResult().get()
     with pytest.raises(TypeError, match="pickle"):

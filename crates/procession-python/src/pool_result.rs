@@ -41,21 +41,25 @@ pub(crate) struct ApplyResult {
     opened: Condvar,
 }
 
+/// Zeros are `Held::default()`: with Python 3.11 a collection may look at an object of which there are only zeros
+/// yet, while its dictionary is made.
 #[derive(Default)]
 struct Held {
     /// Kept until the result is here: a pool ends its workers when it is collected.
     pool: Option<Py<PyAny>>,
     function: Option<Py<PyAny>>,
-    /// Whether the call was successful, and its result, or what it has raised.
-    outcome: Option<(bool, Py<PyAny>)>,
+    success: bool,
+    /// The result, or what the call has raised.
+    value: Option<Py<PyAny>>,
     /// Callbacks are to run before anybody sees the outcome.
     reported: bool,
 }
 
 impl Held {
+    /// Whether the call was successful, and the value.
     fn outcome(&self, py: Python<'_>) -> Option<(bool, Py<PyAny>)> {
-        let outcome = self.outcome.as_ref();
-        outcome.map(|(success, value)| (*success, value.clone_ref(py)))
+        let value = self.value.as_ref()?;
+        Some((self.success, value.clone_ref(py)))
     }
 }
 
@@ -77,7 +81,7 @@ impl ApplyResult {
         ApplyResult::with(
             Some(job),
             Held {
-                outcome: Some((false, exception)),
+                value: Some(exception),
                 ..Held::default()
             },
         )
@@ -173,7 +177,7 @@ impl ApplyResult {
     /// Takes what a reply says for the outcome.
     fn settle(&self, py: Python<'_>, reply: pool_reply::Told) {
         static EXCEPTION_OF: Imported = Imported::new("procession._pool_results", "exception_of");
-        let outcome = if reply.status == DONE {
+        let (success, value) = if reply.status == DONE {
             (true, reply.value)
         } else {
             let (pool, function) = {
@@ -189,7 +193,8 @@ impl ApplyResult {
             (false, exception)
         };
         let mut held = self.held();
-        held.outcome = Some(outcome);
+        held.success = success;
+        held.value = Some(value);
         let gone = (held.pool.take(), held.function.take());
         drop(held);
         if let Some(job) = &self.job {
@@ -206,7 +211,7 @@ impl ApplyResult {
         let mut left = timeout;
         loop {
             let news = self.news.load(Ordering::SeqCst);
-            if self.held().outcome.is_some() {
+            if self.held().value.is_some() {
                 return Ok(true);
             }
             match pool_reply::next(job, py, left)? {
@@ -331,7 +336,7 @@ impl ApplyResult {
     ///     Of a map: whether that is so of at least one of its chunks.
     #[pyo3(signature = (terminate = Truth(false)), text_signature = "($self, terminate=False)")]
     fn cancel(&self, py: Python<'_>, terminate: Truth) -> PyResult<bool> {
-        if self.held().outcome.is_some() {
+        if self.held().value.is_some() {
             return Ok(false);
         }
         let (prevented, running) = pool_reply::cancel(self.job()?, py, terminate.0)?;
@@ -394,9 +399,7 @@ impl ApplyResult {
         };
         visit.call(&held.pool)?;
         visit.call(&held.function)?;
-        held.outcome
-            .as_ref()
-            .map_or(Ok(()), |(_, value)| visit.call(value))
+        visit.call(&held.value)
     }
 
     fn __clear__(&self) {
