@@ -302,6 +302,7 @@ def test_a_result_with_a_callback_waits_for_it(make_pool: Callable[..., Any]) ->
     assert result.ready() and result.successful() and result.get(0) == 9
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_results_are_not_waited_for_in_a_forked_child(make_pool: Callable[..., Any]) -> None:
     pool = make_pool(1)
     results = [
