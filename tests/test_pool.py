@@ -303,6 +303,30 @@ def test_a_result_with_a_callback_waits_for_it(make_pool: Callable[..., Any]) ->
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_child_forked_while_a_callback_runs_is_given_no_error_for_a_result(make_pool: Callable[..., Any]) -> None:
+    pool = make_pool(1)
+    began, go_on = threading.Event(), threading.Event()
+    result = pool.map_async(square, [2], callback=lambda value: began.set() or go_on.wait(LIMIT))
+    assert began.wait(LIMIT)
+
+    def ask(told: Any) -> None:
+        try:
+            told.put(result.get())
+        except PoolTerminated as error:
+            told.put(str(error))
+
+    fork = procession.get_context("fork")
+    told = fork.SimpleQueue()
+    child = fork.Process(target=ask, args=(told,))
+    child.start()
+    text = told.get()
+    assert isinstance(text, str) and "square was done" in text
+    child.join(LIMIT)
+    go_on.set()
+    assert result.get(LIMIT) == [4]
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_results_are_not_waited_for_in_a_forked_child(make_pool: Callable[..., Any]) -> None:
     pool = make_pool(1)
     results = [

@@ -251,7 +251,8 @@ class CollectedResult(ApplyResult):
     def _receive(self, timeout: float | None) -> bool:
         """Wait for the outcome; return whether it is there."""
         if self._pid != os.getpid():
-            self._value = _foreign(self._function)
+            # It may have been collected, with its callback running, when this process was forked.
+            self._success, self._value = False, _foreign(self._function)
             self._finish()
             return True
         if self._reported is not None:

@@ -175,7 +175,7 @@ impl ApplyResult {
     }
 
     /// Takes what a reply says for the outcome.
-    fn settle(&self, py: Python<'_>, reply: pool_reply::Told) {
+    fn settle(&self, py: Python<'_>, reply: Told) {
         static EXCEPTION_OF: Imported = Imported::new("procession._pool_results", "exception_of");
         let (success, value) = if reply.status == DONE {
             (true, reply.value)
